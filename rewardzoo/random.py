@@ -1,0 +1,126 @@
+"""Counter-based random numbers: every draw is a hash of (seed, episode, step, draw), on the device.
+
+There is no generator state. Row ``i`` of a batch seeded with ``s`` draws exactly what a single
+environment seeded with ``s + i`` draws, a checkpoint holds counters only, and a resumed run
+continues bit for bit.
+
+The hash is the finaliser of SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom
+number generators", with Stafford's "Mix13" constants) applied to a sum of the counters, each
+multiplied by an odd 64-bit constant of its own, modulo 2**64.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_SEED = 0x9E3779B97F4A7C15
+_EPISODE = 0xD1B54A32D192ED03
+_STEP = 0x8CB92BA72F3D8DD7
+_DRAW = 0xABC98388FB8FAC03
+_STREAM = 0xF1357AEA2E62A9C5
+_MIX_1 = 0xBF58476D1CE4E5B9
+_MIX_2 = 0x94D049BB133111EB
+
+
+def _signed(x: int) -> int:
+    """The int64 with the same 64 bits as ``x`` modulo 2**64."""
+    x &= (1 << 64) - 1
+    return x - (1 << 64) if x >> 63 else x
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Hash int64 to int64. Torch shifts int64 arithmetically; the masks make the shifts logical."""
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _signed(_MIX_1)
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _signed(_MIX_2)
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+class Rng:
+    """The random numbers of one step of a batch of environments.
+
+    Args:
+        seed: (N,) int64, the seed of each row.
+        episode: (N,) int64, the episode each row is in.
+        step: (N,) int64, or one int for all rows; 0 is the reset, ``t`` the ``t``-th step.
+        stream: separates users of one seed (environments use 0, agents another).
+
+    Each call draws fresh numbers: the object counts its draws. Two objects made of the same
+    counters draw the same sequence.
+
+    Example:
+        >>> import torch
+        >>> zero = torch.zeros(2, dtype=torch.int64)
+        >>> Rng(torch.tensor([7, 8]), zero, zero).uniform()
+        tensor([0.8980, 0.7165])
+        >>> Rng(torch.tensor([8]), zero[:1], zero[:1]).uniform()
+        tensor([0.7165])
+    """
+
+    def __init__(self, seed: Tensor, episode: Tensor, step: Tensor | int, stream: int = 0) -> None:
+        self._counters = (seed, episode, step, stream)
+        self._key: Tensor | None = None
+        self._draws = 0
+
+    def bits(self, *shape: int) -> Tensor:
+        """Uniform integers in [0, 2**32), (N, *shape) int64."""
+        if self._key is None:  # hashed on first use, so that steps which draw nothing pay nothing
+            seed, episode, step, stream = self._counters
+            self._key = (
+                seed * _signed(_SEED)
+                + episode * _signed(_EPISODE)
+                + step * _signed(_STEP)
+                + _signed(stream * _STREAM)
+            )
+        count = math.prod(shape)
+        first = self._draws
+        self._draws += count
+        if not shape:
+            return (_mix(self._key + _signed(first * _DRAW)) >> 32) & 0xFFFFFFFF
+        draw = torch.arange(first, first + count, device=self._key.device)
+        keys = self._key.unsqueeze(1) + draw * _signed(_DRAW)
+        return ((_mix(keys) >> 32) & 0xFFFFFFFF).reshape(-1, *shape)
+
+    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Uniform numbers in [low, high), (N, *shape) float32, from 24 random bits."""
+        u = (self.bits(*shape) >> 8).to(torch.float32) * 2.0**-24
+        return u if low == 0.0 and high == 1.0 else low + (high - low) * u
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers, (N, *shape) float32, by the Box-Muller transform."""
+        u = self.uniform(2, *shape)
+        radius = torch.sqrt(-2.0 * torch.log1p(-u[:, 0]))  # 1 - u is never 0
+        return radius * torch.cos((2.0 * math.pi) * u[:, 1])
+
+    def gumbel(self, *shape: int) -> Tensor:
+        """Standard Gumbel numbers, (N, *shape) float32: argmax(logits + gumbel) is a sample."""
+        u = (self.bits(*shape).to(torch.float64) + 0.5) * 2.0**-32
+        return -torch.log(-torch.log(u)).to(torch.float32)
+
+    def integers(self, low: int, high: int, *shape: int) -> Tensor:
+        """Uniform integers in [low, high), (N, *shape) int64 (bias below (high - low) * 2**-32)."""
+        if not high > low:
+            raise ValueError(f"high={high}: expected an integer above low={low}")
+        return low + ((self.bits(*shape) * (high - low)) >> 32)
+
+    def categorical(self, probs: Tensor | None = None, logits: Tensor | None = None) -> Tensor:
+        """One index a row, (N,) int64, from ``probs`` or ``logits`` of shape (N, K) or (K,).
+
+        Probabilities are inverted on their cumulative sum (rows need not be normalised), so the
+        result is a function of one uniform number; logits are normalised first.
+        """
+        if (probs is None) == (logits is None):
+            raise ValueError("categorical: give exactly one of probs and logits")
+        if probs is None:
+            assert logits is not None
+            probs = torch.softmax(logits, -1)
+        cdf = probs.to(torch.float64).cumsum(-1)
+        u = (self.bits().to(torch.float64) + 0.5) * 2.0**-32
+        below = cdf <= (u * cdf[..., -1]).unsqueeze(-1)
+        return below.sum(-1).clamp_(max=cdf.shape[-1] - 1)
+
+    def permutation(self, n: int) -> Tensor:
+        """A uniform permutation of range(n) for each row, (N, n) int64 (ties: below n**2/2**33)."""
+        return self.bits(n).argsort(dim=-1, stable=True)

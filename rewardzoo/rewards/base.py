@@ -1,0 +1,270 @@
+"""RewardFunction: what is paid for a transition, as an object apart from any environment."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from ..registration import register_reward
+from ..transition import Obs, Transition
+
+if TYPE_CHECKING:
+    from .compose import Scale, Sum
+
+
+class Spaces(NamedTuple):
+    """The spaces of one environment of the batch."""
+
+    observation: spaces.Space[Any]
+    action: spaces.Space[Any]
+
+
+class RewardFunction:
+    """Pays each row of a transition.
+
+    A subclass writes ``__call__``, and, only where it needs them, ``reset`` (clear memory),
+    ``bind`` (create memory with leading axis N) and ``observe`` and ``update`` (learn).
+
+    Every attribute that is a tensor, a ``torch.nn.Module``, a ``torch.optim.Optimizer`` or another
+    reward function is part of ``state_dict``: memory and parameters are saved without being
+    listed.
+
+    Attributes:
+        gamma: the discount that the reward depends on; ``"agent"`` takes the agent's. None where
+            it depends on none.
+        markov: False where the reward depends on memory, so that stored transitions cannot be
+            scored again alone.
+        version: counts updates, so that caches and logged rewards can be matched.
+
+    A reward function never reads ``info["objective"]``: that is for measuring.
+    """
+
+    gamma: float | str | None = None
+    markov: bool = True
+    version: int = 0
+
+    def bind(self, num_envs: int, device: torch.device, spaces: Spaces) -> None:
+        """Create memory for ``num_envs`` rows on ``device``; called before the first reset."""
+        for child in self._children().values():
+            child.bind(num_envs, device, spaces)
+        for name, module in vars(self).items():
+            if isinstance(module, nn.Module):
+                setattr(self, name, module.to(device))
+
+    def reset(self, mask: Tensor, obs: Obs) -> None:
+        """Clear the memory of the rows in ``mask`` (N,) bool; ``obs`` begins their episodes."""
+        for child in self._children().values():
+            child.reset(mask, obs)
+
+    def __call__(self, transition: Transition) -> Tensor:
+        """The reward of each row, (N,) float32; advances memory by one environment step.
+
+        Rows with ``valid`` False are dead: their reward is not paid, and they must not touch
+        memory or statistics.
+        """
+        raise NotImplementedError
+
+    def relabel(self, transition: Transition) -> Tensor:
+        """Score stored transitions with the function as it is now, (N,) float32; changes nothing.
+
+        Raises:
+            RuntimeError: if ``markov`` is False and the subclass has no way to do it.
+        """
+        if not self.markov:
+            raise RuntimeError(
+                f"{self.name}: its reward depends on memory, so stored transitions cannot be "
+                "scored again; use an on-policy agent, or put the memory into the observation "
+                "with AppendRewardState"
+            )
+        return self(transition)
+
+    def observation_features(self) -> Tensor | None:
+        """Memory that an observation should carry, (N, K) float32, or None."""
+        features = [child.observation_features() for child in self._children().values()]
+        found = [f for f in features if f is not None]
+        return torch.cat(found, 1) if found else None
+
+    def observe(self, transition: Transition) -> None:
+        """Collect what the function learns from; cheap, without gradient, every step."""
+        for child in self._children().values():
+            child.observe(transition)
+
+    def update(self) -> dict[str, float | Tensor]:
+        """Improve; called at the agent's update boundary. Returns metrics to log."""
+        metrics: dict[str, float | Tensor] = {}
+        for key, child in self._children().items():
+            metrics.update({f"{key}/{k}": v for k, v in child.update().items()})
+        return metrics
+
+    def match_gamma(self, gamma: float) -> None:
+        """Take or check the agent's discount.
+
+        Raises:
+            ValueError: if ``self.gamma`` is another number.
+        """
+        if self.gamma == "agent":
+            self.gamma = gamma
+        elif isinstance(self.gamma, (int, float)) and not math.isclose(self.gamma, gamma):
+            raise ValueError(
+                f"gamma={self.gamma} of reward function {self.name}: the agent's is {gamma}; "
+                "with two discounts the optimum moves. Give both the same, or gamma='agent'"
+            )
+        for child in self._children().values():
+            child.match_gamma(gamma)
+
+    @property
+    def name(self) -> str:
+        """The registered name, or the class name in snake case."""
+        own = type(self).__dict__.get("registered_name")
+        return own or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+
+    def terms(self) -> dict[str, Tensor]:
+        """What each composed term paid in the last call, by name; empty for a single one."""
+        return {}
+
+    # ---- saving ------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters and memory, as a flat dict of tensors and plain numbers."""
+        state: dict[str, Any] = {"version": self.version}
+        for key, value in vars(self).items():
+            if isinstance(value, Tensor):
+                state[key] = value.detach().clone()
+            elif isinstance(value, (nn.Module, torch.optim.Optimizer)):
+                state[key] = value.state_dict()
+        for key, child in self._children().items():
+            state[key] = child.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue exactly where ``state_dict`` was taken; call after ``bind``.
+
+        Raises:
+            ValueError: if it was saved from another reward function or another ``num_envs``.
+        """
+        own = self.state_dict()
+        if set(own) != set(state_dict):
+            raise ValueError(
+                f"state_dict of {self.name}: keys {sorted(state_dict)}, expected {sorted(own)}"
+            )
+        children = self._children()
+        for key, value in state_dict.items():
+            if key == "version":
+                self.version = int(value)
+            elif key in children:
+                children[key].load_state_dict(value)
+            elif isinstance(value, Tensor):
+                current = getattr(self, key)
+                if current.shape != value.shape:
+                    raise ValueError(
+                        f"state_dict of {self.name}: {key} is {tuple(value.shape)}, "
+                        f"expected {tuple(current.shape)}"
+                    )
+                setattr(self, key, value.to(current.device, current.dtype, copy=True))
+            else:
+                getattr(self, key).load_state_dict(value)
+
+    def _children(self) -> dict[str, RewardFunction]:
+        """The reward functions this one is made of, by attribute name."""
+        found: dict[str, RewardFunction] = {}
+        for key, value in vars(self).items():
+            if isinstance(value, RewardFunction):
+                found[key] = value
+            elif isinstance(value, (list, tuple)):
+                found.update(
+                    (f"{key}.{i}", v) for i, v in enumerate(value) if isinstance(v, RewardFunction)
+                )
+        return found
+
+    def functions(self) -> Iterator[RewardFunction]:
+        """This function and all that it is made of."""
+        yield self
+        for child in self._children().values():
+            yield from child.functions()
+
+    # ---- arithmetic --------------------------------------------------------------------------
+
+    def __add__(self, other: RewardFunction) -> Sum:
+        from .compose import Sum
+
+        return Sum(self, other)
+
+    def __sub__(self, other: RewardFunction) -> Sum:
+        return self + (-1.0) * other
+
+    def __mul__(self, weight: float) -> Scale:
+        from .compose import Scale
+
+        return Scale(self, weight)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Scale:
+        return self * -1.0
+
+
+@register_reward("env")
+class EnvReward(RewardFunction):
+    """What the wrapped environment pays: the objective, or the reward of an inner wrapper."""
+
+    def __call__(self, t: Transition) -> Tensor:
+        """``t.reward``."""
+        return t.reward
+
+
+env_reward = EnvReward()
+
+
+class RewardError(ValueError):
+    """A reward function returned something that cannot be paid."""
+
+
+def pay(fn: RewardFunction, transition: Transition) -> Tensor:
+    """Call ``fn`` and check what it returns; dead rows are paid 0.
+
+    Raises:
+        RewardError: for a wrong type, shape or device, or, on the CPU, a non-finite number, with
+            the term's name and the row. (On other devices ``unpayable`` finds non-finite numbers
+            without waiting for the device.)
+    """
+    reward = fn(transition)
+    valid = transition.valid
+    if not isinstance(reward, Tensor):
+        raise RewardError(f"reward function {fn.name}: returned {type(reward).__name__}, not a tensor")
+    if reward.shape != valid.shape:
+        raise RewardError(
+            f"reward function {fn.name}: returned shape {tuple(reward.shape)}, "
+            f"expected {tuple(valid.shape)}, one number a row"
+        )
+    if reward.device != valid.device:
+        raise RewardError(
+            f"reward function {fn.name}: returned a tensor on {reward.device}, "
+            f"expected {valid.device}; create tensors with device=transition.reward.device"
+        )
+    reward = torch.where(valid, reward.to(torch.float32), 0.0)
+    if reward.device.type == "cpu" and not math.isfinite(float(reward.detach().sum())):
+        bad = unpayable(reward)
+        if bool(bad.any()):
+            raise RewardError(_describe(fn, reward, bad))
+    return reward
+
+
+def unpayable(reward: Tensor) -> Tensor:
+    """(N,) bool, rows whose reward is not finite."""
+    return ~torch.isfinite(reward)
+
+
+def _describe(fn: RewardFunction, reward: Tensor, bad: Tensor) -> str:
+    row = int(bad.nonzero()[0, 0])
+    name, value = fn.name, reward
+    for term, paid in fn.terms().items():
+        if not math.isfinite(float(paid[row])):
+            name, value = term, paid
+            break
+    return f"reward function {name}: paid {float(value[row])} in row {row}, expected a finite number"

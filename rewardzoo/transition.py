@@ -1,0 +1,78 @@
+"""Transition: one step of a batch of environments, as reward functions and agents see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Obs = Any  # Tensor (N, ...), or a dict of them
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One environment step of N rows; tensors on one device.
+
+    Args:
+        obs: (N, ...) or a dict of (N, ...): what the agent acted on.
+        action: (N, ...).
+        next_obs: like ``obs``: the true successor, never the observation after an autoreset.
+        reward: (N,) float32, what the wrapped environment paid.
+        terminated: (N,) bool, the task ended: there is no future.
+        truncated: (N,) bool, the clock ran out: the future is cut off, bootstrap from ``next_obs``.
+        valid: (N,) bool, False on the dead step of next-step autoreset.
+        episode_step: (N,) int64, 0 on the first step after a reset.
+        info: dict of batched arrays.
+    """
+
+    obs: Obs
+    action: Tensor
+    next_obs: Obs
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    valid: Tensor
+    episode_step: Tensor
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def done(self) -> Tensor:
+        """(N,) bool, the episode ended either way."""
+        return self.terminated | self.truncated
+
+
+def to_torch(x: Any, device: torch.device | str | None = None) -> Any:
+    """Tensors from tensors, NumPy arrays or dicts and tuples of them; copies NumPy memory.
+
+    Engines reuse their buffers, so an array that is kept must be a copy.
+    """
+    if isinstance(x, Tensor):
+        return x if device is None else x.to(device)
+    if isinstance(x, dict):
+        return {k: to_torch(v, device) for k, v in x.items()}
+    if isinstance(x, tuple):
+        return tuple(to_torch(v, device) for v in x)
+    return torch.tensor(np.asarray(x), device=device)
+
+
+def to_numpy(x: Any) -> Any:
+    """NumPy arrays from tensors or dicts and tuples of them; anything else is returned as it is."""
+    if isinstance(x, Tensor):
+        return x.detach().cpu().numpy()
+    if isinstance(x, dict):
+        return {k: to_numpy(v) for k, v in x.items()}
+    if isinstance(x, tuple):
+        return tuple(to_numpy(v) for v in x)
+    return x
+
+
+def select(mask: Tensor, a: Any, b: Any) -> Any:
+    """Rows of ``a`` where ``mask`` (N,) is set, else of ``b``; for tensors, dicts and named tuples."""
+    if isinstance(a, Tensor):
+        return torch.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b)
+    if isinstance(a, dict):
+        return {k: select(mask, v, b[k]) for k, v in a.items()}
+    return type(a)(*(select(mask, u, v) for u, v in zip(a, b, strict=True)))
