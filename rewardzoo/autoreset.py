@@ -44,6 +44,11 @@ class StepTracker:
         self.obs: Obs = None
         self.began: Tensor = self._ones
 
+    @property
+    def always_valid(self) -> bool:
+        """Whether no step is ever dead."""
+        return self.mode is not AutoresetMode.NEXT_STEP
+
     def reset(self, obs: Obs, options: dict[str, Any] | None = None) -> None:
         """After ``envs.reset(options=options)`` returned ``obs``."""
         mask = (options or {}).get("reset_mask")

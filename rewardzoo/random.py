@@ -54,9 +54,9 @@ class Rng:
         >>> import torch
         >>> zero = torch.zeros(2, dtype=torch.int64)
         >>> Rng(torch.tensor([7, 8]), zero, zero).uniform()
-        tensor([0.8980, 0.7165])
+        tensor([0.1739, 0.7715])
         >>> Rng(torch.tensor([8]), zero[:1], zero[:1]).uniform()
-        tensor([0.7165])
+        tensor([0.7715])
     """
 
     def __init__(self, seed: Tensor, episode: Tensor, step: Tensor | int, stream: int = 0) -> None:
@@ -71,7 +71,7 @@ class Rng:
             self._key = (
                 seed * _signed(_SEED)
                 + episode * _signed(_EPISODE)
-                + step * _signed(_STEP)
+                + (_signed(step * _STEP) if isinstance(step, int) else step * _signed(_STEP))
                 + _signed(stream * _STREAM)
             )
         count = math.prod(shape)
@@ -96,8 +96,9 @@ class Rng:
 
     def gumbel(self, *shape: int) -> Tensor:
         """Standard Gumbel numbers, (N, *shape) float32: argmax(logits + gumbel) is a sample."""
-        u = (self.bits(*shape).to(torch.float64) + 0.5) * 2.0**-32
-        return -torch.log(-torch.log(u)).to(torch.float32)
+        # 23 bits and a half: both ends of (0, 1) are exact in float32, and log1p keeps the tail.
+        u = ((self.bits(*shape) >> 9).to(torch.float32) + 0.5) * 2.0**-23
+        return -torch.log(-torch.log1p(-u))
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         """Uniform integers in [low, high), (N, *shape) int64 (bias below (high - low) * 2**-32)."""
@@ -123,4 +124,7 @@ class Rng:
 
     def permutation(self, n: int) -> Tensor:
         """A uniform permutation of range(n) for each row, (N, n) int64 (ties: below n**2/2**33)."""
-        return self.bits(n).argsort(dim=-1, stable=True)
+        bits = self.bits(n)
+        if bits.shape[0] == 1:  # one long row: the one-dimensional sort is a radix sort
+            return bits[0].argsort(stable=True).unsqueeze(0)
+        return bits.argsort(dim=-1, stable=True)

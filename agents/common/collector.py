@@ -1,0 +1,178 @@
+"""Collector: plays a policy in any vector environment and returns the rollout as tensors.
+
+Everything stays on the environments' device. Steps are kept as they come and stacked once at the
+end: at few environments a copy a field and step would cost more than the policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+from rewardzoo.autoreset import StepTracker
+from rewardzoo.transition import Obs, to_numpy, to_torch
+
+
+class Rollout(NamedTuple):
+    """T steps of N environments; ``obs`` and ``next_obs`` are tensors or dicts of them."""
+
+    obs: Obs  # (T, N, ...)
+    action: Tensor  # (T, N, ...), as the policy chose it
+    next_obs: Obs  # (T, N, ...), the true successors
+    reward: Tensor  # (T, N) float32
+    objective: Tensor  # (T, N) float32
+    terminated: Tensor  # (T, N) bool
+    truncated: Tensor  # (T, N) bool
+    valid: Tensor | None  # (T, N) bool; None where all are
+    began: Tensor  # (T, N) bool, obs is the first of an episode
+    memory: Tensor  # (N, M), the policy's memory before the first step
+
+    @property
+    def done(self) -> Tensor:
+        """(T, N) bool."""
+        return self.terminated | self.truncated
+
+
+class EpisodeSums(NamedTuple):
+    """Sums over the episodes that ended in a rollout, each a scalar tensor."""
+
+    count: Tensor
+    ep_return: Tensor
+    ep_objective: Tensor
+    ep_length: Tensor
+
+
+class Collector:
+    """Steps the environments and remembers where they are.
+
+    Args:
+        envs: any Gymnasium vector environment.
+        device: where rollouts live.
+        memory_size: of the policy, 0 for none.
+    """
+
+    def __init__(
+        self,
+        envs: gymnasium.vector.VectorEnv[Any, Any, Any],
+        device: torch.device,
+        memory_size: int = 0,
+    ) -> None:
+        self.envs = envs
+        self.device = device
+        self.tracker = StepTracker(envs, device)
+        self.memory = torch.zeros(envs.num_envs, memory_size, device=device)
+        # Return, objective and length so far of the running episodes.
+        self._running = torch.zeros(3, envs.num_envs, device=device)
+        self._tensors = True
+
+    def reset(self, seed: int) -> None:
+        """Start the first episodes."""
+        obs, _ = self.envs.reset(seed=seed)
+        self._tensors = isinstance(_leaf(obs), Tensor)
+        self.tracker.reset(obs)
+
+    def collect(
+        self,
+        num_steps: int,
+        act: Callable[[Obs, Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]],
+    ) -> tuple[Rollout, EpisodeSums]:
+        """Play ``num_steps`` steps.
+
+        Args:
+            num_steps: T.
+            act: ``(obs, memory, began, t)`` to (the policy's action, the environment's action,
+                the new memory).
+        """
+        steps: list[tuple[Any, ...]] = []
+        first_memory = self.memory
+        tracker = self.tracker
+        for t in range(num_steps):
+            began = tracker.began
+            action, env_action, self.memory = act(tracker.obs, self.memory, began, t)
+            obs, reward, terminated, truncated, info = self.envs.step(
+                env_action if self._tensors else to_numpy(env_action)
+            )
+            step = tracker.step(env_action, obs, reward, terminated, truncated, info)
+            objective = info.get("objective")
+            objective = step.reward if objective is None else to_torch(objective, self.device)
+            steps.append(
+                (
+                    step.obs,
+                    action,
+                    step.next_obs,
+                    step.reward,
+                    objective.to(torch.float32),
+                    step.terminated,
+                    step.truncated,
+                    step.valid,
+                    began,
+                )
+            )
+            if tracker.mode is AutoresetMode.DISABLED:
+                self._reset_rows(step.done)
+        fields = [_stack(list(column)) for column in zip(*steps, strict=True)]
+        if tracker.always_valid:
+            fields[7] = None
+        rollout = Rollout(*fields, first_memory)
+        return rollout, self._episodes(rollout)
+
+    def _reset_rows(self, done: Tensor) -> None:
+        """Begin the next episodes where autoreset is disabled."""
+        # Gymnasium refuses an empty mask; our own takes it, so that no device has to be asked.
+        if (not self._tensors or self.device.type == "cpu") and not bool(done.any()):
+            return
+        options = {"reset_mask": done if self._tensors else to_numpy(done)}
+        obs, _ = self.envs.reset(options=options)
+        self.tracker.reset(obs, options)
+
+    def _episodes(self, rollout: Rollout) -> EpisodeSums:
+        """Add up the episodes that ended, without a loop and without looking at a value."""
+        done = rollout.done
+        valid = torch.ones_like(rollout.reward) if rollout.valid is None else rollout.valid
+        per_step = torch.stack([rollout.reward, rollout.objective, valid.to(torch.float32)])
+        sums = per_step.to(torch.float64).cumsum(1) + self._running.unsqueeze(1)
+        steps = torch.arange(1, done.shape[0] + 1, device=done.device).unsqueeze(1)
+        # last[t]: how many steps had been made when the episode running at step t began (0: before).
+        ended = torch.where(done, steps, 0).cummax(0).values
+        last = torch.cat([torch.zeros_like(ended[:1]), ended])
+        base = torch.cat([torch.zeros_like(sums[:, :1]), sums], 1)
+        base = base.gather(1, last.expand(3, -1, -1))
+        totals = (sums - base[:, :-1]) * done
+        self._running = (sums[:, -1] - base[:, -1]).to(torch.float32)
+        return EpisodeSums(done.sum(), *totals.sum((1, 2)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next rollout depends on; the environments' state if they can save it."""
+        state: dict[str, Any] = {
+            "tracker": self.tracker.state_dict(),
+            "memory": self.memory,
+            "running": self._running,
+        }
+        if hasattr(self.envs, "state_dict"):
+            state["envs"] = self.envs.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Continue; returns False if the environments had to start new episodes instead."""
+        self._running = state["running"].to(self.device)
+        if "envs" not in state:
+            return False
+        self.envs.load_state_dict(state["envs"])  # type: ignore[attr-defined]
+        self.tracker.load_state_dict(state["tracker"])
+        self.memory = state["memory"].to(self.device)
+        return True
+
+
+def _leaf(x: Any) -> Any:
+    return _leaf(next(iter(x.values()))) if isinstance(x, dict) else x
+
+
+def _stack(items: list[Any]) -> Any:
+    if isinstance(items[0], dict):
+        return {k: _stack([item[k] for item in items]) for k in items[0]}
+    return torch.stack(items)

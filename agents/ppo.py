@@ -1,0 +1,687 @@
+"""Proximal policy optimisation (Schulman et al. 2017), on the device from rollout to update.
+
+One iteration: ``collect`` plays ``num_steps`` steps with the actor alone; ``prepare`` computes
+values, log-probabilities and advantages for the whole rollout at once (the parameters have not
+changed since, so they are what they would have been inside the loop); ``update`` makes
+``num_epochs`` passes over minibatches. None of the three asks the device for a value.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rewardzoo.functional import check_device
+from rewardzoo.random import Rng
+from rewardzoo.registration import check_env_id, register_agent
+from rewardzoo.rewards.wrappers import VectorRewardWrapper
+from rewardzoo.transition import Obs, to_numpy, to_torch
+
+from .common.advantages import gae
+from .common.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from .common.collector import Collector, EpisodeSums, Rollout
+from .common.distributions import distribution
+from .common.evaluation import evaluate
+from .common.hyperparameters import build, hyper
+from .common.logger import Logger
+from .common.networks import ACTIVATIONS, ActorCritic
+
+Callback = Callable[["PPO", dict[str, float]], bool | None]
+_AGENT_STREAM, _SHUFFLE_STREAM = 1, 2  # environments draw from stream 0
+
+
+@dataclass(frozen=True)
+class PPOHyperparameters:
+    """PPO's settings; the defaults are the community's for many short environments."""
+
+    num_steps: int = hyper(128, "steps of every environment between two updates", low=1)
+    num_epochs: int = hyper(4, "passes over a rollout", low=1)
+    num_minibatches: int = hyper(4, "parts of a rollout, one gradient step each", low=1)
+    learning_rate: float = hyper(2.5e-4, "step size of Adam", low=0.0)
+    anneal_lr: bool = hyper(False, "let the step size fall linearly to 0 over learn()")
+    gamma: float = hyper(0.99, "discount", low=0.0, high=1.0)
+    gae_lambda: float = hyper(0.95, "bias against variance of the advantages", low=0.0, high=1.0)
+    clip_range: float = hyper(0.2, "how far the probability ratio may move", low=0.0)
+    clip_range_vf: float | None = hyper(None, "how far the value may move; None: freely")
+    normalize_advantage: bool = hyper(True, "standardise advantages in every minibatch")
+    ent_coef: float = hyper(0.0, "weight of the entropy bonus", low=0.0)
+    vf_coef: float = hyper(0.5, "weight of the value loss", low=0.0)
+    max_grad_norm: float = hyper(0.5, "gradients are scaled down to this norm", low=0.0)
+    target_kl: float | None = hyper(
+        None, "stop an update beyond 1.5 times this divergence (asks the device every step)"
+    )
+    adam_eps: float = hyper(1e-5, "Adam's epsilon", low=0.0)
+    hidden: tuple[int, ...] = hyper((64, 64), "widths of the hidden layers")
+    activation: str = hyper("tanh", f"one of {', '.join(ACTIVATIONS)}")
+    recurrent: str | None = hyper(None, "None, 'gru' or 'lstm'")
+    recurrent_size: int = hyper(128, "width of the recurrent core", low=1)
+    normalize_observations: bool = hyper(False, "standardise Box observations")
+
+    def __post_init__(self) -> None:
+        """Check what bounds alone cannot."""
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation={self.activation!r}: expected {', '.join(ACTIVATIONS)}")
+        if self.recurrent not in (None, "gru", "lstm"):
+            raise ValueError(f"recurrent={self.recurrent!r}: expected None, 'gru' or 'lstm'")
+        for name in ("clip_range_vf", "target_kl"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name}={value}: expected None or a finite number > 0")
+
+
+class Batch(NamedTuple):
+    """What the loss needs of B transitions."""
+
+    obs: Obs  # (B, ...)
+    action: Tensor  # (B, ...)
+    logp: Tensor  # (B,), under the policy that acted
+    value: Tensor  # (B,), at that time
+    advantage: Tensor  # (B,)
+    returns: Tensor  # (B,), the value's target
+    weight: Tensor | None  # (B,) float32, 0 on dead steps; None where all count
+    began: Tensor  # (B,) bool
+    memory: Tensor | None  # (N, M) before the first step, for recurrent policies
+
+
+def policy_and_value_loss(
+    logp: Tensor,
+    entropy: Tensor,
+    value: Tensor,
+    batch: Batch,
+    hp: PPOHyperparameters,
+    total: Tensor | int,
+) -> tuple[Tensor, Tensor]:
+    """The loss of a minibatch and its parts.
+
+    ``ratio = exp(logp - batch.logp)``,
+    ``policy_loss = -mean(min(ratio * advantage, clip(ratio, 1 ± clip_range) * advantage))``,
+    ``value_loss = mean((returns - value)^2)``, with ``value`` clipped around the old one if asked,
+    ``loss = policy_loss + vf_coef * value_loss - ent_coef * mean(entropy)``.
+
+    Args:
+        logp: (B,) of the actions now.
+        entropy: (B,) of the policy now.
+        value: (B,) now.
+        batch: the stored rest.
+        hp: coefficients.
+        total: over how many rows the means are taken; more than B where B is one part of a
+            minibatch whose gradients are added up.
+
+    Returns:
+        The loss, and (5,) policy loss, value loss, entropy, approximate KL divergence, share of
+        clipped ratios.
+
+    Paper: Schulman et al. (2017), "Proximal policy optimization algorithms", eq. 7 and 9.
+    """
+
+    def mean(x: Tensor) -> Tensor:
+        return (x if batch.weight is None else x * batch.weight).sum() / total
+
+    log_ratio = logp - batch.logp
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1.0 - hp.clip_range, 1.0 + hp.clip_range)
+    policy_loss = -mean(torch.minimum(ratio * batch.advantage, clipped * batch.advantage))
+    if hp.clip_range_vf is not None:
+        change = (value - batch.value).clamp(-hp.clip_range_vf, hp.clip_range_vf)
+        value = batch.value + change
+    error = batch.returns - value
+    value_loss = mean(error * error)
+    mean_entropy = mean(entropy)
+    loss = policy_loss + hp.vf_coef * value_loss - hp.ent_coef * mean_entropy
+    with torch.no_grad():
+        approx_kl = mean(ratio - 1.0 - log_ratio)
+        clip_fraction = mean(((ratio - 1.0).abs() > hp.clip_range).to(torch.float32))
+        parts = torch.stack([policy_loss, value_loss, mean_entropy, approx_kl, clip_fraction])
+    return loss, parts
+
+
+@register_agent("ppo")
+class PPO:
+    """Proximal policy optimisation for discrete, multi-discrete and continuous actions.
+
+    Takes Box, picture, Discrete and Dict observations; an entry ``action_mask`` of a Dict
+    observation forbids actions. With ``recurrent`` the policy has memory.
+
+    Args:
+        env: a Gymnasium vector environment, a single one, or an id.
+        seed: of parameters, actions and environments.
+        device: where it computes; default: the environments' device.
+        compile: fuse the update with ``torch.compile`` (needs a C++ compiler on CPU; the first
+            update takes a minute).
+        **hyperparameters: see ``PPOHyperparameters``.
+
+    Raises:
+        ValueError: for a bad hyperparameter, or a reward function with another discount.
+
+    Example:
+        >>> import gymnasium, rewardzoo
+        >>> envs = gymnasium.make_vec("rewardzoo/CartPole-v0", num_envs=4)
+        >>> agent = PPO(envs, num_steps=8).learn(64)
+        >>> agent.num_timesteps
+        64
+    """
+
+    Hyperparameters = PPOHyperparameters
+    default_num_envs = 64
+
+    def __init__(
+        self,
+        env: gymnasium.vector.VectorEnv[Any, Any, Any] | gymnasium.Env[Any, Any] | str,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        compile: bool = False,
+        **hyperparameters: Any,
+    ) -> None:
+        self.hp: PPOHyperparameters = build(PPOHyperparameters, hyperparameters)
+        self.envs = _vector(env, device, self.default_num_envs)
+        self.device = check_device(device or getattr(self.envs, "device", "cpu"))
+        self.seed = seed
+        for fn in _reward_functions(self.envs):
+            fn.match_gamma(self.hp.gamma)
+
+        hp, space = self.hp, self.envs.single_action_space
+        rows = self.envs.num_envs if hp.recurrent else self.envs.num_envs * hp.num_steps
+        if hp.num_minibatches > rows:
+            raise ValueError(
+                f"num_minibatches={hp.num_minibatches}: expected at most {rows}, the number of "
+                + ("environments (sequences stay whole)" if hp.recurrent else "steps in a rollout")
+            )
+        self.distribution = distribution(space, self.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = ActorCritic(
+                self.envs.single_observation_space,
+                self.distribution.num_outputs,
+                hp.hidden,
+                hp.activation,
+                hp.recurrent,
+                hp.recurrent_size,
+                self.distribution.learned_std,
+                hp.normalize_observations,
+            )
+        self.network.to(self.device)
+        self.parameters = _flatten(self.network)
+        self.optimizer = torch.optim.Adam(
+            [self.parameters], lr=hp.learning_rate, eps=hp.adam_eps, fused=_fused(self.device)
+        )
+        self.collector = Collector(self.envs, self.device, self.network.memory_size)
+        self.num_timesteps = 0
+        self.iteration = 0
+        self._started = False
+        self._seeds = torch.arange(self.envs.num_envs, device=self.device) + seed
+        self._gradient = torch.compile(self._gradient_step) if compile else self._gradient_step
+        # A part of a minibatch fits the processor's cache; a GPU takes it whole.
+        self._part = 8192 if self.device.type == "cpu" else 1 << 62
+
+    @property
+    def gamma(self) -> float:
+        """The discount."""
+        return self.hp.gamma
+
+    # ---- one iteration -----------------------------------------------------------------------
+
+    def collect(self) -> tuple[Rollout, EpisodeSums]:
+        """Play ``num_steps`` steps in every environment."""
+        if not self._started:
+            self.collector.reset(self.seed)
+            self._started = True
+        network, dist = self.network, self.distribution
+        zero = torch.zeros_like(self._seeds)
+        rng = Rng(self._seeds, zero + self.iteration, 0, _AGENT_STREAM)
+
+        def act(
+            obs: Obs, memory: Tensor, began: Tensor, t: int
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            if network.core is None:
+                out = network.actor(obs)
+            else:
+                memory = network.remember(network.encode(obs)[0], memory, began)
+                out = network.policy(memory[:, : network.width], obs)
+            action = dist.sample(out, network.log_std, noise[t])
+            return action, dist.to_env(action), memory
+
+        with torch.no_grad():
+            noise = dist.noise(rng, self.hp.num_steps)
+            return self.collector.collect(self.hp.num_steps, act)
+
+    @torch.no_grad()
+    def prepare(self, rollout: Rollout) -> Batch:
+        """Values, log-probabilities and advantages of a rollout, flattened to B = T * N rows."""
+        hp, network = self.hp, self.network
+        steps, num_envs = rollout.reward.shape
+        obs, next_obs = _flat(rollout.obs), _flat(rollout.next_obs)
+        action, began = _flat(rollout.action), _flat(rollout.began)
+        if network.core is None:
+            sizes = [self._part] * (steps * num_envs // self._part)
+            sizes = [*sizes, steps * num_envs - sum(sizes)] if sizes else [steps * num_envs]
+            pieces, start = [], 0
+            for size in sizes:
+                rows = slice(start, start + size)
+                start += size
+                logp, _, value = self._evaluate(_rows(obs, rows), action[rows])
+                next_value = network.value(network.encode(_rows(next_obs, rows))[1])
+                pieces.append((logp, value, next_value))
+            logp, value, next_value = (torch.cat(p) for p in zip(*pieces, strict=True))
+        else:
+            memories = self._memories(obs, began, rollout.memory)
+            features = memories[:, : network.width]
+            logp, _ = self.distribution.logp_entropy(
+                network.policy(features, obs), network.log_std, action
+            )
+            value = network.value(features)
+            # The successor continues the memory of the step that led to it.
+            after = network.remember(
+                network.encode(next_obs)[0], memories, torch.zeros_like(began)
+            )
+            next_value = network.value(after[:, : network.width])
+        shape = (steps, num_envs)
+        advantage = gae(
+            rollout.reward,
+            value.reshape(shape),
+            next_value.reshape(shape),
+            rollout.terminated,
+            rollout.done,
+            hp.gamma,
+            hp.gae_lambda,
+        ).reshape(-1)
+        if network.moments is not None:
+            network.moments.update(obs.to(torch.float32))
+        weight = None if rollout.valid is None else _flat(rollout.valid).to(torch.float32)
+        memory = None if network.core is None else rollout.memory
+        return Batch(
+            obs, action, logp, value, advantage, advantage + value, weight, began, memory
+        )
+
+    def update(self, batch: Batch) -> Tensor:
+        """Optimise on a rollout; returns the mean (5,) of the loss's parts over minibatches."""
+        hp = self.hp
+        parts: list[Tensor] = []
+        for epoch in range(hp.num_epochs):
+            for minibatch in self._minibatches(batch, epoch):
+                stats = self._gradient_step(minibatch)
+                if hp.target_kl is not None and float(stats[3]) > 1.5 * hp.target_kl:
+                    return torch.stack([*parts, stats]).mean(0)
+                norm = torch.linalg.vector_norm(self.parameters.grad)
+                self.parameters.grad.mul_((hp.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+                self.optimizer.step()
+                parts.append(stats)
+        return torch.stack(parts).mean(0)
+
+    def _gradient_step(self, minibatch: Batch) -> Tensor:
+        """The gradient of a minibatch into ``parameters.grad``, part by part."""
+        hp = self.hp
+        advantage, weight = minibatch.advantage, minibatch.weight
+        total: Tensor | int = advantage.shape[0] if weight is None else weight.sum()
+        if hp.normalize_advantage and advantage.shape[0] > 1:
+            minibatch = minibatch._replace(advantage=_standardised(advantage, weight))
+        self.parameters.grad.zero_()
+        stats: list[Tensor] = []
+        for part in self._parts(minibatch):
+            logp, entropy, value = self._evaluate_batch(part)
+            loss, numbers = policy_and_value_loss(logp, entropy, value, part, hp, total)
+            loss.backward()
+            stats.append(numbers)
+        return stats[0] if len(stats) == 1 else torch.stack(stats).sum(0)
+
+    def _minibatches(self, batch: Batch, epoch: int) -> list[Batch]:
+        """The rollout in random order, cut into minibatches; sequences stay whole."""
+        hp = self.hp
+        seed = self._seeds[:1]
+        rng = Rng(seed, torch.full_like(seed, self.iteration), epoch, _SHUFFLE_STREAM)
+        if batch.memory is None:
+            order = rng.permutation(batch.logp.shape[0])[0]
+            shuffled = Batch(*(_rows(x, order) for x in batch))
+            sizes = _sizes(order.shape[0], hp.num_minibatches)
+            columns = (_split(x, sizes) for x in shuffled)
+            return [Batch(*fields) for fields in zip(*columns, strict=True)]
+        num_envs = batch.memory.shape[0]
+        steps = batch.logp.shape[0] // num_envs
+        out = []
+        for envs in rng.permutation(num_envs)[0].split(_sizes(num_envs, hp.num_minibatches)):
+            starts = torch.arange(steps, device=self.device) * num_envs
+            index = (starts.unsqueeze(1) + envs).reshape(-1)
+            *fields, _ = (_rows(x, index) for x in batch._replace(memory=None))
+            out.append(Batch(*fields, batch.memory[envs]))
+        return out
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        count = batch.logp.shape[0]
+        if count <= self._part or batch.memory is not None:
+            return [batch]
+        columns = (_split(x, _sizes(count, -(-count // self._part))) for x in batch)
+        return [Batch(*fields) for fields in zip(*columns, strict=True)]
+
+    def _evaluate_batch(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        if batch.memory is None:
+            return self._evaluate(batch.obs, batch.action)
+        network = self.network
+        features = self._memories(batch.obs, batch.began, batch.memory)[:, : network.width]
+        logp, entropy = self.distribution.logp_entropy(
+            network.policy(features, batch.obs), network.log_std, batch.action
+        )
+        return logp, entropy, network.value(features)
+
+    def _evaluate(self, obs: Obs, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        network = self.network
+        for_actor, for_critic = network.encode(obs)
+        logp, entropy = self.distribution.logp_entropy(
+            network.policy(for_actor, obs), network.log_std, action
+        )
+        return logp, entropy, network.value(for_critic)
+
+    def _memories(self, obs: Obs, began: Tensor, memory: Tensor) -> Tensor:
+        """The memory after each of T * N steps, (T * N, M)."""
+        num_envs = memory.shape[0]
+        features = self.network.encode(obs)[0]
+        features = features.reshape(-1, num_envs, features.shape[-1])
+        memories = []
+        for x, begins in zip(features, began.reshape(-1, num_envs), strict=True):
+            memory = self.network.remember(x, memory, begins)
+            memories.append(memory)
+        return torch.cat(memories)
+
+    # ---- the surface that users of Stable-Baselines3 know ------------------------------------
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: Callback | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+        log_dir: str | Path | None = None,
+    ) -> PPO:
+        """Train for at least ``total_timesteps`` environment steps.
+
+        Args:
+            total_timesteps: summed over environments; rounded up to whole iterations.
+            callback: called after every iteration with the agent and its metrics; False stops.
+            reset_num_timesteps: count from 0; False goes on counting, as after ``load``.
+            progress_bar: show one.
+            log_dir: write TensorBoard files there.
+
+        Returns:
+            The agent itself.
+        """
+        if not total_timesteps >= 0:
+            raise ValueError(f"total_timesteps={total_timesteps}: expected an integer >= 0")
+        hp = self.hp
+        if reset_num_timesteps:
+            self.num_timesteps = 0
+        first, start, clock = self.num_timesteps, 0, time.perf_counter()
+        target = first + total_timesteps
+        with Logger(total_timesteps, log_dir, progress_bar) as logger:
+            while self.num_timesteps < target:
+                if hp.anneal_lr:
+                    left = 1.0 - self.num_timesteps / target
+                    self.optimizer.param_groups[0]["lr"] = hp.learning_rate * left
+                rollout, sums = self.collect()
+                batch = self.prepare(rollout)
+                parts = self.update(batch)
+                learned: dict[str, Any] = {}
+                for fn in _reward_functions(self.envs):
+                    learned.update({f"reward/{k}": float(v) for k, v in fn.update().items()})
+                for env in _reward_wrappers(self.envs):
+                    env.raise_if_unpayable()
+                self.iteration += 1
+                self.num_timesteps += hp.num_steps * self.envs.num_envs
+                metrics = self._metrics(parts, sums, batch)
+                now = time.perf_counter()
+                metrics["time/sps"] = (self.num_timesteps - first - start) / (now - clock)
+                start, clock = self.num_timesteps - first, now
+                metrics.update(learned)
+                logger.log(metrics, self.num_timesteps, self.num_timesteps - first)
+                if callback is not None and callback(self, metrics) is False:
+                    break
+        return self
+
+    def _metrics(self, parts: Tensor, sums: EpisodeSums, batch: Batch) -> dict[str, float]:
+        """All numbers of an iteration, read from the device at once."""
+        variance = batch.returns.var()
+        explained = 1.0 - (batch.returns - batch.value).var() / variance
+        numbers = torch.stack(
+            [
+                *parts,
+                explained,
+                *(x.to(torch.float32) for x in sums),
+            ]
+        ).tolist()
+        names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
+        metrics = {f"train/{k}": v for k, v in zip(names, numbers, strict=False)}
+        metrics["train/explained_variance"] = numbers[5]
+        metrics["train/learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
+        count = numbers[6]
+        for name, total in zip(("return", "objective", "length"), numbers[7:], strict=True):
+            metrics[f"rollout/ep_{name}"] = total / count if count else math.nan
+        metrics["rollout/episodes"] = count
+        metrics["time/total_timesteps"] = float(self.num_timesteps)
+        return metrics
+
+    @torch.no_grad()
+    def act(
+        self, obs: Obs, memory: Tensor, began: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Actions for the environment and the new memory; without noise, the most likely ones."""
+        network = self.network
+        if network.core is None:
+            out = network.actor(obs)
+        else:
+            memory = network.remember(network.encode(obs)[0], memory, began)
+            out = network.policy(memory[:, : network.width], obs)
+        if noise is None:
+            action = self.distribution.mode(out, network.log_std)
+        else:
+            action = self.distribution.sample(out, network.log_std, noise)
+        return self.distribution.to_env(action), memory
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[Any, Any]:
+        """Actions for one observation or a batch of them, as NumPy arrays.
+
+        Args:
+            observation: of one environment, or with a leading batch axis.
+            state: the memory returned by the last call, None at the start.
+            episode_start: (N,) bool, rows that begin an episode.
+            deterministic: take the most likely action.
+
+        Returns:
+            The actions, and the memory to pass to the next call (None without one).
+        """
+        space = self.envs.single_observation_space
+        obs = to_torch(observation, self.device)
+        single = _ndim(obs) == _space_ndim(space)
+        if single:
+            obs = _map(obs, lambda x: x.unsqueeze(0))
+        count = _first(obs).shape[0]
+        if state is None:
+            memory = torch.zeros(count, self.network.memory_size, device=self.device)
+        else:
+            memory = to_torch(state, self.device)
+        began = torch.zeros(count, dtype=torch.bool, device=self.device)
+        if episode_start is not None:
+            began = to_torch(np.atleast_1d(episode_start), self.device).to(torch.bool)
+        noise = None
+        if not deterministic:
+            draw = torch.randint(2**31, (1,), device=self.device)
+            rows = torch.arange(count, device=self.device)
+            noise = self.distribution.noise(Rng(draw + rows, 0 * rows, 0, _AGENT_STREAM), 1)[0]
+        action, memory = self.act(obs, memory, began, noise)
+        out = to_numpy(action[0] if single else action)
+        return out, (to_numpy(memory) if self.network.memory_size else None)
+
+    def evaluate(
+        self,
+        env: gymnasium.vector.VectorEnv[Any, Any, Any],
+        num_episodes: int = 100,
+        deterministic: bool = True,
+        seed: int = 1_000_000,
+    ) -> dict[str, Tensor]:
+        """Play ``num_episodes`` fresh episodes; see ``agents.common.evaluation.evaluate``."""
+        return evaluate(self, env, num_episodes, deterministic, seed)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything that training depends on, atomically."""
+        state: dict[str, Any] = {
+            "algorithm": "ppo",
+            "hyperparameters": asdict(self.hp),
+            "spaces": self._spaces(),
+            "seed": self.seed,
+            "num_timesteps": self.num_timesteps,
+            "iteration": self.iteration,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        if self._started:
+            state["collector"] = self.collector.state_dict()
+        save_checkpoint(path, state)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        env: gymnasium.vector.VectorEnv[Any, Any, Any] | gymnasium.Env[Any, Any] | str,
+        device: torch.device | str | None = None,
+        compile: bool = False,
+    ) -> PPO:
+        """Continue exactly where ``save`` was called.
+
+        With the same number of environments, and environments that can save their state (this
+        project's functional ones), training goes on as if it had never stopped; otherwise it goes
+        on with new episodes.
+
+        Raises:
+            CheckpointError: if the file is no whole checkpoint of PPO, or of another environment.
+        """
+        target = check_device(device or getattr(env, "device", "cpu"))
+        content = load_checkpoint(path, "ppo", target)
+        agent = cls(
+            env, content["seed"], device=target, compile=compile, **content["hyperparameters"]
+        )
+        if content["spaces"] != agent._spaces():
+            raise CheckpointError(
+                f"checkpoint {str(path)!r}: it was saved for {content['spaces']}, and this "
+                f"environment has {agent._spaces()}"
+            )
+        agent.network.load_state_dict(content["network"])
+        agent.optimizer.load_state_dict(content["optimizer"])
+        agent.num_timesteps, agent.iteration = content["num_timesteps"], content["iteration"]
+        collector = content.get("collector")
+        if collector is not None and collector["memory"].shape[0] == agent.envs.num_envs:
+            agent.collector.reset(agent.seed)
+            agent.collector.load_state_dict(collector)
+            agent._started = True
+        return agent
+
+    def _spaces(self) -> str:
+        return f"{self.envs.single_observation_space} and {self.envs.single_action_space}"
+
+
+def _flatten(network: nn.Module) -> nn.Parameter:
+    """Lay all parameters, and their gradients, into one tensor each.
+
+    The network's own parameters become views, so that clipping and Adam are a handful of
+    operations however many layers there are.
+    """
+    own = list(network.parameters())
+    flat = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in own]))
+    flat.grad = torch.zeros_like(flat)
+    start = 0
+    for p in own:
+        end = start + p.numel()
+        p.data = flat.data[start:end].view_as(p)
+        p.grad = flat.grad[start:end].view_as(p)
+        start = end
+    return flat
+
+
+def _fused(device: torch.device) -> bool | None:
+    return True if device.type in ("cpu", "cuda") else None
+
+
+def _standardised(x: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean 0 and standard deviation 1 over the rows that count."""
+    if weight is None:
+        return (x - x.mean()) / (x.std() + 1e-8)
+    total = weight.sum()
+    centred = x - (x * weight).sum() / total
+    var = (centred * centred * weight).sum() / (total - 1.0).clamp(min=1.0)
+    return centred / (var.sqrt() + 1e-8)
+
+
+def _vector(env: Any, device: Any, num_envs: int) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+    if isinstance(env, str):
+        check_env_id(env)
+        return gymnasium.make_vec(env, num_envs=num_envs, device=device or "cpu")
+    if isinstance(env, gymnasium.Env):
+        mode = gymnasium.vector.AutoresetMode.SAME_STEP
+        return gymnasium.vector.SyncVectorEnv([lambda: env], autoreset_mode=mode)
+    if not isinstance(env, gymnasium.vector.VectorEnv):
+        raise TypeError(f"env: expected a Gymnasium environment or an id, got {type(env).__name__}")
+    return env
+
+
+def _reward_wrappers(env: Any) -> list[VectorRewardWrapper]:
+    found = []
+    while isinstance(env, gymnasium.vector.VectorWrapper):
+        if isinstance(env, VectorRewardWrapper):
+            found.append(env)
+        env = env.env
+    return found
+
+
+def _reward_functions(env: Any) -> list[Any]:
+    return [wrapper.reward_function for wrapper in _reward_wrappers(env)]
+
+
+def _map(x: Any, f: Callable[[Tensor], Tensor]) -> Any:
+    return {k: _map(v, f) for k, v in x.items()} if isinstance(x, dict) else f(x)
+
+
+def _flat(x: Any) -> Any:
+    return _map(x, lambda v: v.reshape(-1, *v.shape[2:]))
+
+
+def _rows(x: Any, index: Any) -> Any:
+    return None if x is None else _map(x, lambda v: v[index])
+
+
+def _split(x: Any, sizes: list[int]) -> list[Any]:
+    if x is None:
+        return [None] * len(sizes)
+    if isinstance(x, dict):
+        parts = {k: _split(v, sizes) for k, v in x.items()}
+        return [{k: v[i] for k, v in parts.items()} for i in range(len(sizes))]
+    return list(x.split(sizes))
+
+
+def _sizes(count: int, parts: int) -> list[int]:
+    """``count`` rows in ``parts`` nearly equal parts."""
+    return [count // parts + (i < count % parts) for i in range(parts)]
+
+
+def _first(x: Any) -> Tensor:
+    return _first(next(iter(x.values()))) if isinstance(x, dict) else x
+
+
+def _ndim(x: Any) -> int:
+    return _first(x).ndim
+
+
+def _space_ndim(space: gymnasium.spaces.Space[Any]) -> int:
+    inner = space
+    while isinstance(inner, gymnasium.spaces.Dict):
+        inner = next(iter(inner.spaces.values()))
+    return len(inner.shape or ())
