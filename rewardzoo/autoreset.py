@@ -19,9 +19,14 @@ from .transition import Obs, Transition, select, to_torch
 class StepTracker:
     """Remembers what a transition needs from one step to the next.
 
-    After ``reset`` and after each ``step``, ``obs`` is what the agent acts on next and ``began``
-    (N,) bool marks the rows whose episode begins with it (None after a step in which it is known
-    that no episode began).
+    After ``reset`` and after each ``step``, ``obs`` is what the agent acts on next, ``began`` (N,)
+    bool marks the rows whose episode begins with it, ``done`` (N,) bool those whose episode the
+    step ended, and ``steps`` (N,) int64 counts the steps of each row's episode, the last one
+    included. ``some_began`` and ``some_dead`` are False where it is known, without waiting for a
+    device, that no episode began with the step or that no row of it is dead.
+
+    Tensors that the environment returns are kept, not copied: it must return new ones each step.
+    NumPy arrays are copied.
 
     Args:
         envs: the vector environment; its ``metadata["autoreset_mode"]`` says what to expect.
@@ -38,11 +43,19 @@ class StepTracker:
             )
         self.mode = mode
         self.device = device
+        self._on_cpu = torch.device(device).type == "cpu"
         self._ones = torch.ones(envs.num_envs, dtype=torch.bool, device=device)
-        self._over = ~self._ones
+        self._none = ~self._ones
+        self._zero = torch.zeros((), dtype=torch.int64, device=device)
+        self._one = torch.ones((), dtype=torch.int64, device=device)
         self._episode_step = torch.zeros(envs.num_envs, dtype=torch.int64, device=device)
+        self._some_over = False
         self.obs: Obs = None
         self.began: Tensor = self._ones
+        self.done: Tensor = self._none
+        self.steps: Tensor = self._episode_step
+        self.some_began = True
+        self.some_dead = False
 
     @property
     def always_valid(self) -> bool:
@@ -50,12 +63,18 @@ class StepTracker:
         return self.mode is not AutoresetMode.NEXT_STEP
 
     def reset(self, obs: Obs, options: dict[str, Any] | None = None) -> None:
-        """After ``envs.reset(options=options)`` returned ``obs``."""
+        """After ``envs.reset(options=options)`` returned ``obs``.
+
+        Gymnasium's vector environments take ``reset_mask`` out of the dict that they are given:
+        give them a copy.
+        """
         mask = (options or {}).get("reset_mask")
         self.began = self._ones if mask is None else to_torch(mask, self.device)
+        self.some_began = True
         self.obs = to_torch(obs, self.device)
-        self._over = self._over & ~self.began
-        self._episode_step = torch.where(self.began, 0, self._episode_step)
+        self.done = self.done & ~self.began
+        self._some_over = self._some(self.done)
+        self._episode_step = torch.where(self.began, self._zero, self._episode_step)
 
     def step(
         self,
@@ -67,24 +86,35 @@ class StepTracker:
         info: dict[str, Any],
     ) -> Transition:
         """After ``envs.step(action)`` returned the rest."""
-        obs = to_torch(obs, self.device)
-        reward = to_torch(reward, self.device).to(torch.float32)
-        terminated = to_torch(terminated, self.device)
-        truncated = to_torch(truncated, self.device)
-        done = terminated | truncated
+        device, over, some_over = self.device, self.done, self._some_over
+        obs = to_torch(obs, device)
+        if not isinstance(reward, Tensor):
+            reward = np.asarray(reward, np.float32)
+        reward = to_torch(reward, device)
+        if reward.dtype is not torch.float32:
+            reward = reward.to(torch.float32)
+        terminated = to_torch(terminated, device)
+        truncated = to_torch(truncated, device)
+        self.done = done = terminated | truncated
+        self._some_over = self._some(done)
         valid, next_obs = self._ones, obs
         if self.mode is AutoresetMode.SAME_STEP:
-            next_obs = final_obs(obs, info, self.device)
-            self.began = done
+            if "final_obs" in info:
+                next_obs = final_obs(obs, info, device)
+            if "final_info" in info:
+                info = final_info(info)
+            self.began, self.some_began = done, self._some_over
         elif self.mode is AutoresetMode.NEXT_STEP:
-            valid, self.began = ~self._over, self._over
-            # The dead step of a row starts its next episode: it has no predecessor.
-            reward = torch.where(valid, reward, 0.0)
+            if some_over:
+                valid = ~over
+                # The dead step of a row starts its next episode: it has no predecessor.
+                reward = torch.where(valid, reward, 0.0)
+            self.began, self.some_began, self.some_dead = over, some_over, some_over
         else:
-            self.began = ~self._ones
+            self.began, self.some_began = self._none, False
         transition = Transition(
             obs=self.obs,
-            action=to_torch(action, self.device),
+            action=to_torch(action, device),
             next_obs=next_obs,
             reward=reward,
             terminated=terminated,
@@ -94,19 +124,51 @@ class StepTracker:
             info=info,
         )
         self.obs = obs
-        self._over = done
-        self._episode_step = torch.where(self.began, 0, self._episode_step + 1)
+        self.steps = self._episode_step = self._episode_step + self._one
+        if self.some_began:
+            self._episode_step = torch.where(self.began, self._zero, self.steps)
         return transition
+
+    def objective(self, t: Transition) -> Tensor:
+        """What the designer meant by the step ``t``, (N,) float32; dead rows 0.
+
+        It is ``info["objective"]``, which this project's environments and reward wrappers give,
+        else the reward. Measure with it; no reward function reads it.
+        """
+        found = t.info.get("objective")
+        if found is None:
+            return t.reward
+        objective: Tensor = to_torch(found, self.device)
+        if objective.dtype is not torch.float32:
+            objective = objective.to(torch.float32)
+        if "_objective" in t.info:  # Gymnasium's: only some rows may have given it
+            given = to_torch(t.info["_objective"], self.device)
+            objective = torch.where(given, objective, t.reward)
+        if self.some_dead:
+            objective = torch.where(t.valid, objective, 0.0)
+        return objective
 
     def state_dict(self) -> dict[str, Any]:
         """What the next step depends on, beyond the environment's own state."""
-        return {"obs": self.obs, "over": self._over, "episode_step": self._episode_step}
+        return {
+            "obs": self.obs,
+            "over": self.done,
+            "began": self.began,
+            "episode_step": self._episode_step,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where ``state_dict`` was taken."""
         self.obs = to_torch(state_dict["obs"], self.device)
-        self._over = to_torch(state_dict["over"], self.device)
+        self.done = to_torch(state_dict["over"], self.device)
+        self.began = to_torch(state_dict["began"], self.device)
         self._episode_step = to_torch(state_dict["episode_step"], self.device)
+        self._some_over, self.some_began = self._some(self.done), self._some(self.began)
+
+    def _some(self, mask: Tensor) -> bool:
+        """Whether a row is set; True on devices where looking would stall."""
+        # (The bytes: half of what ``bool(mask.any())`` costs for small batches.)
+        return not self._on_cpu or b"\x01" in mask.numpy().tobytes()
 
 
 def final_obs(obs: Obs, info: dict[str, Any], device: torch.device) -> Obs:
@@ -118,15 +180,45 @@ def final_obs(obs: Obs, info: dict[str, Any], device: torch.device) -> Obs:
     last = info.get("final_obs")
     if last is None:
         return obs
-    if isinstance(last, Tensor) or (isinstance(last, dict) and isinstance(_leaf(last), Tensor)):
+    if isinstance(_leaf(last), Tensor):
         return last
     mask = np.asarray(info["_final_obs"])
-    rows = np.flatnonzero(mask)
     if isinstance(last, np.ndarray) and last.dtype == object:
+        rows = np.flatnonzero(mask)
         return _replace_rows(obs, rows, [last[i] for i in rows])
     if isinstance(last, dict):
         last = {k: v for k, v in last.items() if not k.startswith("_")}
     return select(to_torch(mask, device), to_torch(last, device), obs)
+
+
+def final_info(info: dict[str, Any]) -> dict[str, Any]:
+    """``info`` of the step itself, where same-step autoreset has replaced it by the reset's.
+
+    Gymnasium's vector environments move the info of an ended row into ``info["final_info"]``.
+    """
+    last = info["final_info"]
+    if not isinstance(last, dict):
+        return info
+    moved = {"final_info", "_final_info", "final_obs", "_final_obs"}
+    kept = {key: value for key, value in info.items() if key not in moved}
+    return {**info, **_overwrite(kept, last, np.asarray(info["_final_info"]))}
+
+
+def _overwrite(info: dict[str, Any], last: dict[str, Any], ended: Any) -> dict[str, Any]:
+    """``info`` with the ``ended`` rows of ``last``; a key that a row lacks is masked out."""
+    out: dict[str, Any] = {}
+    none = np.zeros(len(ended), dtype=bool)
+    for key in {k for k in (*info, *last) if not k.startswith("_")}:
+        now, then, mask = info.get(key), last.get(key), f"_{key}"
+        if isinstance(now, dict) or isinstance(then, dict):
+            out[key] = _overwrite(now or {}, then or {}, ended)
+        elif isinstance(now, np.ndarray) and isinstance(then, np.ndarray):
+            out[key] = np.where(ended.reshape(-1, *(1,) * (now.ndim - 1)), then, now)
+        else:
+            out[key] = now if then is None else then
+        if mask in info or mask in last:
+            out[mask] = np.where(ended, last.get(mask, none), info.get(mask, none))
+    return out
 
 
 def _leaf(x: Any) -> Any:

@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -40,7 +40,10 @@ class Registry(Generic[T]):
         self._read = False
 
     def register(self, name: str) -> Callable[[Any], Any]:
-        """A decorator that enters an object under ``name``; a second one raises."""
+        """A decorator that enters an object under ``name``; a second one raises.
+
+        A class learns its name: ``cls.registered_name``.
+        """
 
         def enter(entry: Any) -> Any:
             known = self._entries.get(name)
@@ -50,6 +53,8 @@ class Registry(Generic[T]):
                     f"and by {_source(entry)}; choose another name"
                 )
             self._entries[name] = entry
+            if isinstance(entry, type):
+                entry.registered_name = name  # type: ignore[attr-defined]
             return entry
 
         return enter
@@ -115,10 +120,14 @@ def check_env_id(id: str) -> None:
 
 def unknown(kind: str, name: str, known: Any) -> str:
     """The message for an unknown name, with the nearest known one."""
+    return f"{kind} {name!r} is unknown: {nearest(name, known)}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of such a message: the nearest known name, or all of them."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, 1, 0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
-    return f"{kind} {name!r} is unknown: {hint}"
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
 
 
 def import_modules(package: str) -> None:

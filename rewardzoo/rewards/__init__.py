@@ -1,3 +1,37 @@
 """Reward functions: one file each; ``base`` says what one is, ``wrappers`` puts it on an env."""
 
 from __future__ import annotations
+
+from .append_state import AppendRewardState, VectorAppendRewardState
+from .base import EnvReward, RewardError, RewardFunction, Spaces, env_reward
+from .clip import Clip
+from .compose import Scale, Sum
+from .delay import Delay
+from .normalise import Normalise
+from .novelty import Novelty
+from .parse import RewardSyntaxError, make_reward
+from .potential import Potential
+from .schedule import Schedule
+from .wrappers import RewardWrapper, VectorRewardWrapper
+
+__all__ = [
+    "AppendRewardState",
+    "Clip",
+    "Delay",
+    "EnvReward",
+    "Normalise",
+    "Novelty",
+    "Potential",
+    "RewardError",
+    "RewardFunction",
+    "RewardSyntaxError",
+    "RewardWrapper",
+    "Scale",
+    "Schedule",
+    "Spaces",
+    "Sum",
+    "VectorAppendRewardState",
+    "VectorRewardWrapper",
+    "env_reward",
+    "make_reward",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -15,14 +16,19 @@ from ..registration import register_reward
 from ..transition import Obs, Transition
 
 if TYPE_CHECKING:
-    from .compose import Scale, Sum
+    from .compose import Sum
 
 
 class Spaces(NamedTuple):
-    """The spaces of one environment of the batch."""
+    """The spaces of one environment of the batch, and the environment that has them.
+
+    ``env`` is for what dynamics offer by name (``Potential(phi="optimal_value")``), never for a
+    look at their state.
+    """
 
     observation: spaces.Space[Any]
     action: spaces.Space[Any]
+    env: Any = None
 
 
 class RewardFunction:
@@ -40,6 +46,7 @@ class RewardFunction:
             it depends on none.
         markov: False where the reward depends on memory, so that stored transitions cannot be
             scored again alone.
+        rowwise: False where rows share statistics, so that a row's reward depends on the others.
         version: counts updates, so that caches and logged rewards can be matched.
 
     A reward function never reads ``info["objective"]``: that is for measuring.
@@ -47,15 +54,18 @@ class RewardFunction:
 
     gamma: float | str | None = None
     markov: bool = True
+    rowwise: bool = True
     version: int = 0
 
     def bind(self, num_envs: int, device: torch.device, spaces: Spaces) -> None:
         """Create memory for ``num_envs`` rows on ``device``; called before the first reset."""
         for child in self._children().values():
             child.bind(num_envs, device, spaces)
-        for name, module in vars(self).items():
-            if isinstance(module, nn.Module):
-                setattr(self, name, module.to(device))
+        for name, value in vars(self).items():
+            if isinstance(value, nn.Parameter):  # stays the same object: optimisers hold it
+                value.data = value.data.to(device)
+            elif isinstance(value, (Tensor, nn.Module)):
+                setattr(self, name, value.to(device))
 
     def reset(self, mask: Tensor, obs: Obs) -> None:
         """Clear the memory of the rows in ``mask`` (N,) bool; ``obs`` begins their episodes."""
@@ -121,12 +131,25 @@ class RewardFunction:
     @property
     def name(self) -> str:
         """The registered name, or the class name in snake case."""
-        own = type(self).__dict__.get("registered_name")
+        own: str | None = type(self).__dict__.get("registered_name")
         return own or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
 
     def terms(self) -> dict[str, Tensor]:
         """What each composed term paid in the last call, by name; empty for a single one."""
         return {}
+
+    def check_gamma(self) -> float:
+        """The discount as a number.
+
+        Raises:
+            ValueError: if ``gamma="agent"`` and no agent has given its discount yet.
+        """
+        if not isinstance(self.gamma, (int, float)):
+            raise ValueError(
+                f"gamma={self.gamma!r} of reward function {self.name}: no agent has given its "
+                "discount; give a number, or call match_gamma(0.99) first"
+            )
+        return self.gamma
 
     # ---- saving ------------------------------------------------------------------------------
 
@@ -137,7 +160,7 @@ class RewardFunction:
             if isinstance(value, Tensor):
                 state[key] = value.detach().clone()
             elif isinstance(value, (nn.Module, torch.optim.Optimizer)):
-                state[key] = value.state_dict()
+                state[key] = copy.deepcopy(value.state_dict())
         for key, child in self._children().items():
             state[key] = child.state_dict()
         return state
@@ -166,9 +189,12 @@ class RewardFunction:
                         f"state_dict of {self.name}: {key} is {tuple(value.shape)}, "
                         f"expected {tuple(current.shape)}"
                     )
-                setattr(self, key, value.to(current.device, current.dtype, copy=True))
+                if isinstance(current, nn.Parameter):
+                    current.data.copy_(value)
+                else:
+                    setattr(self, key, value.to(current.device, current.dtype, copy=True))
             else:
-                getattr(self, key).load_state_dict(value)
+                getattr(self, key).load_state_dict(copy.deepcopy(value))
 
     def _children(self) -> dict[str, RewardFunction]:
         """The reward functions this one is made of, by attribute name."""
@@ -198,20 +224,26 @@ class RewardFunction:
     def __sub__(self, other: RewardFunction) -> Sum:
         return self + (-1.0) * other
 
-    def __mul__(self, weight: float) -> Scale:
+    def __mul__(self, weight: float) -> RewardFunction:
         from .compose import Scale
 
         return Scale(self, weight)
 
     __rmul__ = __mul__
 
-    def __neg__(self) -> Scale:
+    def __neg__(self) -> RewardFunction:
         return self * -1.0
 
 
-@register_reward("env")
+@register_reward("objective")
 class EnvReward(RewardFunction):
-    """What the wrapped environment pays: the objective, or the reward of an inner wrapper."""
+    """What the wrapped environment pays: the objective, or the reward of an inner wrapper.
+
+    Example:
+        >>> from rewardzoo.rewards import Novelty, env_reward
+        >>> (env_reward + 0.1 * Novelty()).name
+        'objective + novelty'
+    """
 
     def __call__(self, t: Transition) -> Tensor:
         """``t.reward``."""
@@ -221,12 +253,57 @@ class EnvReward(RewardFunction):
 env_reward = EnvReward()
 
 
+def number(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, hint: str = ""
+) -> float:
+    """``value`` as a float, for constructors.
+
+    Raises:
+        ValueError: unless it is a finite number in [low, high]; ``hint`` says what to do.
+    """
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if real and math.isfinite(value) and low <= value <= high:
+        return float(value)
+    bounds = ""
+    if math.isfinite(low) or math.isfinite(high):
+        bounds = f" in [{low:g}, {high:g}]" if math.isfinite(high) else f" >= {low:g}"
+    advice = f" ({hint})" if hint else ""
+    raise ValueError(f"{name}={value!r}: expected a finite number{bounds}{advice}")
+
+
+def integer(name: str, value: Any, low: int) -> int:
+    """``value``, for constructors.
+
+    Raises:
+        ValueError: unless it is an integer >= low.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ValueError(f"{name}={value!r}: expected an integer >= {low}")
+    return value
+
+
+def discount(gamma: Any) -> float | str:
+    """A discount for a constructor: a number in [0, 1], or "agent".
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if gamma == "agent":
+        return "agent"
+    return number("gamma", gamma, 0.0, 1.0, "the agent's discount, or 'agent'")
+
+
 class RewardError(ValueError):
     """A reward function returned something that cannot be paid."""
 
 
-def pay(fn: RewardFunction, transition: Transition) -> Tensor:
+def pay(fn: RewardFunction, transition: Transition, all_valid: bool = False) -> Tensor:
     """Call ``fn`` and check what it returns; dead rows are paid 0.
+
+    Args:
+        fn: the reward function.
+        transition: the step.
+        all_valid: it is known that no row is dead.
 
     Raises:
         RewardError: for a wrong type, shape or device, or, on the CPU, a non-finite number, with
@@ -236,7 +313,10 @@ def pay(fn: RewardFunction, transition: Transition) -> Tensor:
     reward = fn(transition)
     valid = transition.valid
     if not isinstance(reward, Tensor):
-        raise RewardError(f"reward function {fn.name}: returned {type(reward).__name__}, not a tensor")
+        raise RewardError(
+            f"reward function {fn.name}: returned {type(reward).__name__}, expected a tensor "
+            "of one number a row"
+        )
     if reward.shape != valid.shape:
         raise RewardError(
             f"reward function {fn.name}: returned shape {tuple(reward.shape)}, "
@@ -247,8 +327,12 @@ def pay(fn: RewardFunction, transition: Transition) -> Tensor:
             f"reward function {fn.name}: returned a tensor on {reward.device}, "
             f"expected {valid.device}; create tensors with device=transition.reward.device"
         )
-    reward = torch.where(valid, reward.to(torch.float32), 0.0)
-    if reward.device.type == "cpu" and not math.isfinite(float(reward.detach().sum())):
+    if reward.dtype is not torch.float32:
+        reward = reward.to(torch.float32)
+    if not all_valid:
+        reward = torch.where(valid, reward, 0.0)
+    # A sum is finite unless a row is not (or the sum overflows): one cheap look for all rows.
+    if valid.device.type == "cpu" and not math.isfinite(reward.sum().item()):
         bad = unpayable(reward)
         if bool(bad.any()):
             raise RewardError(_describe(fn, reward, bad))
@@ -267,4 +351,5 @@ def _describe(fn: RewardFunction, reward: Tensor, bad: Tensor) -> str:
         if not math.isfinite(float(paid[row])):
             name, value = term, paid
             break
-    return f"reward function {name}: paid {float(value[row])} in row {row}, expected a finite number"
+    amount = float(value[row])
+    return f"reward function {name}: paid {amount} in row {row}, expected a finite number"

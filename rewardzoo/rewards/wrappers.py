@@ -16,11 +16,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from ..autoreset import StepTracker
-from ..transition import Transition, select, to_numpy, to_torch
+from ..transition import Transition, to_numpy, to_torch
 from .base import RewardError, RewardFunction, Spaces, pay, unpayable
 
 _CPU = torch.device("cpu")
@@ -31,16 +30,18 @@ class RewardWrapper(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     Args:
         env: any Gymnasium environment.
-        fn: the reward function; it is bound to a batch of one on the CPU.
+        fn: the reward function; it is bound to a batch of one on the CPU. To add to the
+            environment's reward and not replace it, give ``env_reward + fn``.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], fn: RewardFunction) -> None:
         super().__init__(env)
+        _check(fn)
         self.reward_function = fn
-        fn.bind(1, _CPU, Spaces(env.observation_space, env.action_space))
+        fn.bind(1, _CPU, Spaces(env.observation_space, env.action_space, env))
         self._obs: Any = None
         self._steps = 0
-        self._sums = (0.0, 0.0)
+        self._return = self._objective = 0.0
         self._every = torch.ones(1, dtype=torch.bool)
 
     def reset(
@@ -49,8 +50,10 @@ class RewardWrapper(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Reset the environment and the reward function's memory."""
         obs, info = self.env.reset(seed=seed, options=options)
         self._obs = _row(obs)
-        self._steps, self._sums = 0, (0.0, 0.0)
-        self.reward_function.reset(self._every, self._obs)
+        self._steps = 0
+        self._return = self._objective = 0.0
+        with torch.no_grad():
+            self.reward_function.reset(self._every, self._obs)
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -67,19 +70,19 @@ class RewardWrapper(gymnasium.Wrapper[Any, Any, Any, Any]):
                 truncated=torch.tensor([bool(truncated)]),
                 valid=self._every,
                 episode_step=torch.tensor([self._steps]),
-                info=info,
+                info=_rows(info),
             )
-            reward = float(pay(self.reward_function, transition))
+            reward = pay(self.reward_function, transition, all_valid=True).item()
             self.reward_function.observe(transition)
         self._obs, self._steps = next_obs, self._steps + 1
         objective = float(info.get("objective", inner))
-        self._sums = (self._sums[0] + reward, self._sums[1] + objective)
-        info = dict(info, objective=objective)
-        terms = self.reward_function.terms()
-        if terms:
-            info["reward_terms"] = {k: float(v) for k, v in terms.items()}
+        self._return += reward
+        self._objective += objective
+        info = {**info, "objective": objective}
+        if terms := self.reward_function.terms():
+            info["reward_terms"] = {k: v.item() for k, v in terms.items()}
         if terminated or truncated:
-            info["episode"] = {"r": self._sums[0], "objective": self._sums[1], "l": self._steps}
+            info["episode"] = {"r": self._return, "objective": self._objective, "l": self._steps}
         return obs, reward, terminated, truncated, info
 
 
@@ -91,7 +94,8 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
 
     Args:
         envs: any Gymnasium vector environment.
-        fn: the reward function; it is bound to ``envs.num_envs`` rows.
+        fn: the reward function; it is bound to ``envs.num_envs`` rows. To add to the
+            environments' reward and not replace it, give ``env_reward + fn``.
         device: where the reward is computed; default: the environments' device, or the CPU.
     """
 
@@ -102,55 +106,76 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__(envs)
+        _check(fn)
         self.reward_function = fn
         self.device = torch.device(device or getattr(envs, "device", None) or _CPU)
-        spaces = Spaces(envs.single_observation_space, envs.single_action_space)
+        spaces = Spaces(envs.single_observation_space, envs.single_action_space, envs)
         fn.bind(envs.num_envs, self.device, spaces)
         self._tracker = StepTracker(envs, self.device)
-        self._return = torch.zeros(envs.num_envs, device=self.device)
-        self._objective = self._return
-        self._length = torch.zeros(envs.num_envs, dtype=torch.int64, device=self.device)
-        self._bad = self._return.to(torch.bool)
+        self._zeros = torch.zeros(envs.num_envs, device=self.device)
+        self._return = self._objective = self._zeros
+        self._bad = self._zeros.to(torch.bool)
+        self._every = np.ones(envs.num_envs, dtype=bool)
+        self.transition: Transition | None = None
+        """The last step."""
+        self.keep_features = False
+        """Whether ``final_features`` is wanted."""
+        self.final_features: Tensor | None = None
+        """``observation_features`` of the last step's true successors, before any was cleared."""
 
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Reset the environments, and the memory of the rows that begin an episode."""
-        obs, info = self.env.reset(seed=seed, options=options)
-        self._tracker.reset(obs, options)
-        self._clear(self._tracker.began)
+        # A copy, because Gymnasium's vector environments take reset_mask out of the dict.
+        obs, info = self.env.reset(seed=seed, options=options and dict(options))  # type: ignore[arg-type]
+        with torch.no_grad():
+            self._tracker.reset(obs, options)
+            self._clear()
         return obs, info
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """One step, paid by the reward function."""
         obs, inner, terminated, truncated, info = self.env.step(actions)
-        tensors = isinstance(inner, Tensor)
+        fn, tracker = self.reward_function, self._tracker
         with torch.no_grad():
-            t = self._tracker.step(actions, obs, inner, terminated, truncated, info)
-            fn = self.reward_function
-            reward = pay(fn, t)
+            t = self.transition = tracker.step(actions, obs, inner, terminated, truncated, info)
+            reward = pay(fn, t, all_valid=not tracker.some_dead)
             if reward.device.type != "cpu":
                 self._bad = self._bad | unpayable(reward)
             fn.observe(t)
-            # A nested wrapper has kept the objective; a stock environment's reward is it.
-            objective = t.reward if "objective" not in info else to_torch(info["objective"])
-            objective = torch.where(t.valid, objective.to(self.device, torch.float32), 0.0)
+            objective = tracker.objective(t)
             self._return = self._return + reward
-            self._objective = self._objective + objective
-            self._length = self._length + t.valid
             added: dict[str, Any] = {
                 "objective": objective,
-                "episode": {"r": self._return, "objective": self._objective, "l": self._length},
-                "_episode": t.done,
+                "episode": {
+                    "r": self._return,
+                    "objective": self._sum_objective(objective, t.info.get("episode")),
+                    "l": tracker.steps,
+                },
+                "_episode": tracker.done,
             }
             if terms := fn.terms():
-                added["reward_terms"] = dict(terms)
-            if self._tracker.mode is not AutoresetMode.DISABLED:
-                self._clear(self._tracker.began)
-        if not tensors:
-            added = to_numpy(added)
-            added["_objective"] = np.ones(self.num_envs, dtype=bool)
-        return obs, reward if tensors else to_numpy(reward), terminated, truncated, {**info, **added}
+                if tracker.some_dead:
+                    terms = {k: torch.where(t.valid, v, 0.0) for k, v in terms.items()}
+                added["reward_terms"] = terms
+            if self.keep_features:
+                self.final_features = fn.observation_features()
+            if tracker.some_began:
+                self._clear()
+        if isinstance(inner, Tensor):
+            return obs, reward, terminated, truncated, {**info, **added}
+        added = to_numpy(added)
+        added["_objective"] = self._every
+        return obs, to_numpy(reward), terminated, truncated, {**info, **added}
+
+    def _sum_objective(self, objective: Tensor, inner: Any) -> Tensor:
+        """The episode's sum so far; the inner environment's, where that keeps one."""
+        if isinstance(inner, dict) and isinstance(inner.get("objective"), Tensor):
+            kept: Tensor = inner["objective"]
+            return kept
+        self._objective = self._objective + objective
+        return self._objective
 
     def raise_if_unpayable(self) -> None:
         """On devices where checking every step would stall: raise if any reward was not finite.
@@ -161,7 +186,8 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
         if self._bad.device.type != "cpu" and bool(self._bad.any()):
             row = int(self._bad.nonzero()[0, 0])
             raise RewardError(
-                f"reward function {self.reward_function.name}: paid a non-finite number in row {row}"
+                f"reward function {self.reward_function.name}: paid a non-finite number in row "
+                f"{row}"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -175,7 +201,7 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
             "env": self.env.state_dict(),
             "reward": self.reward_function.state_dict(),
             "tracker": self._tracker.state_dict(),
-            "sums": {"r": self._return, "objective": self._objective, "l": self._length},
+            "sums": {"r": self._return, "objective": self._objective},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -184,18 +210,42 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
         self.reward_function.load_state_dict(state_dict["reward"])
         self._tracker.load_state_dict(state_dict["tracker"])
         sums = to_torch(state_dict["sums"], self.device)
-        self._return, self._objective, self._length = sums["r"], sums["objective"], sums["l"]
+        self._return, self._objective = sums["r"], sums["objective"]
 
-    def _clear(self, began: Tensor) -> None:
+    def _clear(self) -> None:
+        began = self._tracker.began
         self.reward_function.reset(began, self._tracker.obs)
-        zeros = torch.zeros_like(self._return)
-        self._return = select(began, zeros, self._return)
-        self._objective = select(began, zeros, self._objective)
-        self._length = torch.where(began, 0, self._length)
+        self._return = torch.where(began, self._zeros, self._return)
+        if self._objective is not self._zeros:
+            self._objective = torch.where(began, self._zeros, self._objective)
+
+
+def _check(fn: Any) -> None:
+    if not isinstance(fn, RewardFunction):
+        raise TypeError(f"fn={fn!r}: expected a RewardFunction")
 
 
 def _row(x: Any) -> Any:
     """A batch of one."""
     if isinstance(x, dict):
         return {k: _row(v) for k, v in x.items()}
-    return torch.tensor(np.asarray(x)).unsqueeze(0)
+    if isinstance(x, tuple):
+        return tuple(_row(v) for v in x)
+    if isinstance(x, Tensor):
+        return x.unsqueeze(0)
+    return torch.from_numpy(np.array(x)).unsqueeze(0)
+
+
+def _rows(info: dict[str, Any]) -> dict[str, Any]:
+    """A batch of one from an info: numbers and arrays get the axis that a batch of them has."""
+    out: dict[str, Any] = {}
+    for key, value in info.items():
+        if isinstance(value, dict):
+            out[key] = _rows(value)
+        elif isinstance(value, (bool, int, float, np.number, np.bool_, np.ndarray)):
+            out[key] = np.asarray(value)[None]
+        elif isinstance(value, Tensor):
+            out[key] = value.unsqueeze(0)
+        else:
+            out[key] = np.array([value, None], dtype=object)[:1]
+    return out

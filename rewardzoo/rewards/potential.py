@@ -1,0 +1,150 @@
+"""Potential-based shaping (Ng, Harada, Russell 1999)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from ..registration import register_reward
+from ..transition import Obs, Transition
+from .base import RewardError, RewardFunction, Spaces, discount
+
+
+@register_reward("potential")
+class Potential(RewardFunction):
+    """Pays ``gamma * phi(s') - phi(s)``: advice that leaves the optimal policies as they are.
+
+    The potential of a terminated successor is 0; a truncated one keeps that of the true
+    successor, which the agent's bootstrap cancels. So the discounted sum over an episode is
+    ``-phi(s_0)`` when it terminates and ``gamma**T * phi(s_T) - phi(s_0)`` when it is cut off.
+
+    Args:
+        phi: the potential: a function of a batch of observations that returns (N,); a table of S
+            numbers for ``Discrete(S)`` observations; or the name of a potential that the
+            environment offers (its method ``potential(name, gamma)`` returns one of the former).
+        gamma: the agent's discount, or "agent" to take it when training starts.
+
+    Example:
+        >>> import torch
+        >>> from rewardzoo import Transition
+        >>> no = torch.tensor([False])
+        >>> step = dict(action=no, reward=torch.zeros(1), truncated=no, valid=~no, episode_step=no)
+        >>> s, s2 = torch.tensor([0]), torch.tensor([1])
+        >>> shaping = Potential([1.0, 2.0], gamma=0.9)
+        >>> shaping(Transition(obs=s, next_obs=s2, terminated=no, **step))
+        tensor([0.8000])
+        >>> shaping(Transition(obs=s, next_obs=s2, terminated=~no, **step))
+        tensor([-1.])
+
+    Paper: Ng, Harada, Russell (1999), "Policy invariance under reward transformations".
+    """
+
+    def __init__(
+        self,
+        phi: Callable[[Any], Tensor] | Tensor | Sequence[float] | str,
+        gamma: float | str = "agent",
+    ) -> None:
+        self.gamma = discount(gamma)
+        self.phi: Any = phi if callable(phi) or isinstance(phi, str) else _table(phi)
+        self._offer: Callable[[str, float], Any] | None = None
+        self._cache: tuple[Any, tuple[Tensor, Tensor]] | None = None
+        # (A partial, so that a module is saved once, as ``phi``.)
+        self._value = functools.partial(phi) if callable(phi) else self._look_up
+
+    def bind(self, num_envs: int, device: torch.device, spaces: Spaces) -> None:
+        """Move a table to ``device``; find the environment's offer for a name."""
+        super().bind(num_envs, device, spaces)
+        self._device, self._states = device, spaces.observation
+        if isinstance(self.phi, Tensor):
+            _check_table(self.phi, self._states)
+        if isinstance(self.phi, str):
+            self._offer = _offer(spaces.env)
+            if self._offer is None:
+                raise ValueError(
+                    f"phi={self.phi!r}: this environment offers no potential by name; give a "
+                    "function of the observation, or a table for Discrete observations"
+                )
+            if self.gamma != "agent":
+                self._accept()
+
+    def match_gamma(self, gamma: float) -> None:
+        """Take or check the agent's discount, which a named potential may depend on."""
+        super().match_gamma(gamma)
+        if self._offer is not None:
+            self._accept()
+
+    def __call__(self, t: Transition) -> Tensor:
+        """Shaping of each row, (N,) float32."""
+        gamma = self.check_gamma()
+        now, then = self._value(t.obs), self._value(t.next_obs)
+        for value in (now, then):
+            if not isinstance(value, Tensor) or value.shape != t.terminated.shape:
+                raise RewardError(
+                    f"phi: returned {type(value).__name__} {tuple(getattr(value, 'shape', ()))}, "
+                    f"expected a tensor {tuple(t.terminated.shape)}, one number a row"
+                )
+        # A choice and not a product: an infinite potential of a terminated state is 0 too.
+        zero, discount = self._constants(now, gamma)
+        return torch.where(t.terminated, zero, then) * discount - now
+
+    def _constants(self, like: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+        """0 and gamma as tensors: with plain numbers small batches take twice as long."""
+        if self._cache is None or self._cache[0] != (gamma, like.dtype, like.device):
+            pair = (like.new_tensor(0.0), like.new_tensor(gamma))
+            self._cache = ((gamma, like.dtype, like.device), pair)
+        return self._cache[1]
+
+    def _look_up(self, obs: Obs) -> Tensor:
+        value: Tensor = self.phi.index_select(0, obs)
+        return value
+
+    def _accept(self) -> None:
+        """Take the environment's potential of this name; it is no state, so it is not saved."""
+        assert self._offer is not None
+        offered = self._offer(self.phi, self.check_gamma())
+        if callable(offered):
+            self._value = offered
+        else:
+            table = _table(offered).to(self._device)
+            _check_table(table, self._states)
+            self._value = functools.partial(_row, table)
+
+
+def _row(table: Tensor, obs: Tensor) -> Tensor:
+    return table.index_select(0, obs)
+
+
+def _table(phi: Any) -> Tensor:
+    try:
+        table = torch.as_tensor(phi, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"phi={phi!r}: expected a function, a table or a name") from None
+    if table.ndim != 1 or table.device.type != "meta" and not bool(torch.isfinite(table).all()):
+        raise ValueError(
+            f"phi: a table of shape {tuple(table.shape)}, expected (S,) finite numbers, one a state"
+        )
+    return table
+
+
+def _check_table(phi: Tensor, states: spaces.Space[Any]) -> None:
+    if not isinstance(states, spaces.Discrete) or int(states.start) != 0:
+        raise ValueError(f"phi: a table needs Discrete observations, these are {states}")
+    if len(phi) != states.n:
+        raise ValueError(f"phi: a table of {len(phi)} numbers, expected {states.n}, one a state")
+
+
+def _offer(env: Any) -> Callable[[str, float], Any] | None:
+    """The method ``potential`` of an environment, of its dynamics or of the first of many."""
+    env = getattr(env, "unwrapped", None)
+    if hasattr(env, "envs"):
+        env = env.envs[0].unwrapped
+    for owner in (env, getattr(env, "func", None)):
+        if callable(getattr(owner, "potential", None)):
+            found: Callable[[str, float], Any] = owner.potential  # type: ignore[union-attr]
+            return found
+    return None
