@@ -45,7 +45,7 @@ class StepTracker:
         self.device = device
         self._on_cpu = torch.device(device).type == "cpu"
         self._ones = torch.ones(envs.num_envs, dtype=torch.bool, device=device)
-        self._none = ~self._ones
+        self._none = torch.zeros_like(self._ones)
         self._zero = torch.zeros((), dtype=torch.int64, device=device)
         self._one = torch.ones((), dtype=torch.int64, device=device)
         self._episode_step = torch.zeros(envs.num_envs, dtype=torch.int64, device=device)
@@ -72,7 +72,7 @@ class StepTracker:
         self.began = self._ones if mask is None else to_torch(mask, self.device)
         self.some_began = True
         self.obs = to_torch(obs, self.device)
-        self.done = self.done & ~self.began
+        self.done = self.done & self.began.logical_not()
         self._some_over = self._some(self.done)
         self._episode_step = torch.where(self.began, self._zero, self._episode_step)
 
@@ -96,17 +96,21 @@ class StepTracker:
         terminated = to_torch(terminated, device)
         truncated = to_torch(truncated, device)
         self.done = done = terminated | truncated
-        self._some_over = self._some(done)
         valid, next_obs = self._ones, obs
         if self.mode is AutoresetMode.SAME_STEP:
-            if "final_obs" in info:
-                next_obs = final_obs(obs, info, device)
+            self.began = done
+            last = info.get("final_obs")
+            if isinstance(last, Tensor):
+                # Our own environments return one tensor for both where no row was reset.
+                next_obs, self.some_began = last, last is not obs
+            else:
+                next_obs, self.some_began = final_obs(obs, info, device), self._some(done)
             if "final_info" in info:
                 info = final_info(info)
-            self.began, self.some_began = done, self._some_over
         elif self.mode is AutoresetMode.NEXT_STEP:
+            self._some_over = self._some(done)
             if some_over:
-                valid = ~over
+                valid = over.logical_not()
                 # The dead step of a row starts its next episode: it has no predecessor.
                 reward = torch.where(valid, reward, 0.0)
             self.began, self.some_began, self.some_dead = over, some_over, some_over
@@ -124,7 +128,11 @@ class StepTracker:
             info=info,
         )
         self.obs = obs
-        self.steps = self._episode_step = self._episode_step + self._one
+        episode = info.get("episode")
+        if isinstance(episode, dict) and isinstance(episode.get("objective"), Tensor):
+            self.steps = self._episode_step = episode["l"]  # our environments have counted
+        else:
+            self.steps = self._episode_step = self._episode_step + self._one
         if self.some_began:
             self._episode_step = torch.where(self.began, self._zero, self.steps)
         return transition
@@ -222,13 +230,18 @@ def _overwrite(info: dict[str, Any], last: dict[str, Any], ended: Any) -> dict[s
 
 
 def _leaf(x: Any) -> Any:
-    return next((_leaf(v) for v in x.values()), None) if isinstance(x, dict) else x
+    if isinstance(x, dict):
+        return next((_leaf(v) for v in x.values()), None)
+    return _leaf(x[0]) if isinstance(x, tuple) else x
 
 
 def _replace_rows(obs: Obs, rows: Any, values: list[Any]) -> Obs:
     if isinstance(obs, dict):
         return {k: _replace_rows(v, rows, [value[k] for value in values]) for k, v in obs.items()}
-    out = obs.clone()
+    if isinstance(obs, tuple):
+        return tuple(_replace_rows(v, rows, [u[k] for u in values]) for k, v in enumerate(obs))
+    out = obs.cpu().clone()
+    view = out.numpy()
     for i, value in zip(rows, values, strict=True):
-        out[i] = torch.as_tensor(np.asarray(value), dtype=obs.dtype, device=obs.device)
-    return out
+        view[i] = value
+    return out.to(obs.device)

@@ -56,13 +56,13 @@ def to_torch(x: Any, device: torch.device | str | None = None) -> Any:
     if isinstance(x, tuple):
         return tuple(to_torch(v, device) for v in x)
     copied = torch.from_numpy(np.array(x))  # a fifth of the time of torch.tensor(x)
-    return copied if device is None else copied.to(device)
+    return copied if device is None or copied.device == device else copied.to(device)
 
 
 def to_numpy(x: Any) -> Any:
     """NumPy arrays from tensors or dicts and tuples of them; anything else is returned as it is."""
     if isinstance(x, Tensor):
-        return x.detach().cpu().numpy()
+        return x.numpy(force=True)
     if isinstance(x, dict):
         return {k: to_numpy(v) for k, v in x.items()}
     if isinstance(x, tuple):
@@ -76,4 +76,5 @@ def select(mask: Tensor, a: Any, b: Any) -> Any:
         return torch.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b)
     if isinstance(a, dict):
         return {k: select(mask, v, b[k]) for k, v in a.items()}
-    return type(a)(*(select(mask, u, v) for u, v in zip(a, b, strict=True)))
+    rows = [select(mask, u, v) for u, v in zip(a, b, strict=True)]
+    return tuple(rows) if type(a) is tuple else type(a)(*rows)

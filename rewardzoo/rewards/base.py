@@ -214,6 +214,12 @@ class RewardFunction:
         for child in self._children().values():
             yield from child.functions()
 
+    def overrides(self, hook: str) -> bool:
+        """Whether this function or one that it is made of writes its own method ``hook``."""
+        return any(
+            getattr(type(fn), hook) is not getattr(RewardFunction, hook) for fn in self.functions()
+        )
+
     # ---- arithmetic --------------------------------------------------------------------------
 
     def __add__(self, other: RewardFunction) -> Sum:
@@ -331,8 +337,8 @@ def pay(fn: RewardFunction, transition: Transition, all_valid: bool = False) -> 
         reward = reward.to(torch.float32)
     if not all_valid:
         reward = torch.where(valid, reward, 0.0)
-    # A sum is finite unless a row is not (or the sum overflows): one cheap look for all rows.
-    if valid.device.type == "cpu" and not math.isfinite(reward.sum().item()):
+    # The sum of squares is finite unless a row is not, or it overflows: one look for all rows.
+    if valid.device.type == "cpu" and not math.isfinite(reward.dot(reward).item()):
         bad = unpayable(reward)
         if bool(bad.any()):
             raise RewardError(_describe(fn, reward, bad))
@@ -341,7 +347,7 @@ def pay(fn: RewardFunction, transition: Transition, all_valid: bool = False) -> 
 
 def unpayable(reward: Tensor) -> Tensor:
     """(N,) bool, rows whose reward is not finite."""
-    return ~torch.isfinite(reward)
+    return torch.isfinite(reward).logical_not()
 
 
 def _describe(fn: RewardFunction, reward: Tensor, bad: Tensor) -> str:

@@ -52,7 +52,7 @@ class Delay(Unary):
         due = ((waited == self.k) | t.done) & t.valid
         self._owed = owed.detach().masked_fill(due, 0.0)
         self._waited = waited.masked_fill(due, 0)
-        return owed.masked_fill(~due, 0.0)
+        return owed.masked_fill(due.logical_not(), 0.0)
 
     def relabel(self, t: Transition) -> Tensor:
         """Refused: a stored step does not say what was owed."""

@@ -111,10 +111,13 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
         self.device = torch.device(device or getattr(envs, "device", None) or _CPU)
         spaces = Spaces(envs.single_observation_space, envs.single_action_space, envs)
         fn.bind(envs.num_envs, self.device, spaces)
+        # Asked once: walking the tree of a composed function every step costs more than its sums.
+        self._resets, self._observes = fn.overrides("reset"), fn.overrides("observe")
         self._tracker = StepTracker(envs, self.device)
         self._zeros = torch.zeros(envs.num_envs, device=self.device)
         self._return = self._objective = self._zeros
         self._bad = self._zeros.to(torch.bool)
+        self._on_cpu = self.device.type == "cpu"
         self._every = np.ones(envs.num_envs, dtype=bool)
         self.transition: Transition | None = None
         """The last step."""
@@ -137,37 +140,44 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """One step, paid by the reward function."""
         obs, inner, terminated, truncated, info = self.env.step(actions)
-        fn, tracker = self.reward_function, self._tracker
         with torch.no_grad():
-            t = self.transition = tracker.step(actions, obs, inner, terminated, truncated, info)
-            reward = pay(fn, t, all_valid=not tracker.some_dead)
-            if reward.device.type != "cpu":
-                self._bad = self._bad | unpayable(reward)
-            fn.observe(t)
-            objective = tracker.objective(t)
-            self._return = self._return + reward
-            added: dict[str, Any] = {
-                "objective": objective,
-                "episode": {
-                    "r": self._return,
-                    "objective": self._sum_objective(objective, t.info.get("episode")),
-                    "l": tracker.steps,
-                },
-                "_episode": tracker.done,
-            }
-            if terms := fn.terms():
-                if tracker.some_dead:
-                    terms = {k: torch.where(t.valid, v, 0.0) for k, v in terms.items()}
-                added["reward_terms"] = terms
-            if self.keep_features:
-                self.final_features = fn.observation_features()
-            if tracker.some_began:
-                self._clear()
+            t = self._tracker.step(actions, obs, inner, terminated, truncated, info)
+            reward, added = self._pay(t)
         if isinstance(inner, Tensor):
             return obs, reward, terminated, truncated, {**info, **added}
         added = to_numpy(added)
         added["_objective"] = self._every
         return obs, to_numpy(reward), terminated, truncated, {**info, **added}
+
+    def _pay(self, t: Transition) -> tuple[Tensor, dict[str, Any]]:
+        """The reward of a step and what it adds to ``info``."""
+        fn, tracker = self.reward_function, self._tracker
+        self.transition = t
+        reward = pay(fn, t, all_valid=not tracker.some_dead)
+        if not self._on_cpu:
+            self._bad = self._bad | unpayable(reward)
+        if self._observes:
+            fn.observe(t)
+        objective = tracker.objective(t)
+        self._return = self._return + reward
+        added: dict[str, Any] = {
+            "objective": objective,
+            "episode": {
+                "r": self._return,
+                "objective": self._sum_objective(objective, t.info.get("episode")),
+                "l": tracker.steps,
+            },
+            "_episode": tracker.done,
+        }
+        if terms := fn.terms():
+            if tracker.some_dead:
+                terms = {k: torch.where(t.valid, v, 0.0) for k, v in terms.items()}
+            added["reward_terms"] = terms
+        if self.keep_features:
+            self.final_features = fn.observation_features()
+        if tracker.some_began:
+            self._clear()
+        return reward, added
 
     def _sum_objective(self, objective: Tensor, inner: Any) -> Tensor:
         """The episode's sum so far; the inner environment's, where that keeps one."""
@@ -183,7 +193,7 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
         Raises:
             RewardError: naming the first row that was paid a non-finite number.
         """
-        if self._bad.device.type != "cpu" and bool(self._bad.any()):
+        if not self._on_cpu and bool(self._bad.any()):
             row = int(self._bad.nonzero()[0, 0])
             raise RewardError(
                 f"reward function {self.reward_function.name}: paid a non-finite number in row "
@@ -214,7 +224,8 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
 
     def _clear(self) -> None:
         began = self._tracker.began
-        self.reward_function.reset(began, self._tracker.obs)
+        if self._resets:
+            self.reward_function.reset(began, self._tracker.obs)
         self._return = torch.where(began, self._zeros, self._return)
         if self._objective is not self._zeros:
             self._objective = torch.where(began, self._zeros, self._objective)
