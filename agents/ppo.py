@@ -31,6 +31,7 @@ from .common.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from .common.collector import Collector, EpisodeSums, Rollout
 from .common.distributions import distribution
 from .common.evaluation import evaluate
+from .common.fused import FusedGradient
 from .common.hyperparameters import build, hyper
 from .common.logger import Logger
 from .common.networks import ACTIVATIONS, ActorCritic
@@ -218,7 +219,9 @@ class PPO:
         self.iteration = 0
         self._started = False
         self._seeds = torch.arange(self.envs.num_envs, device=self.device) + seed
-        self._gradient = torch.compile(self._gradient_step) if compile else self._gradient_step
+        self._fused: FusedGradient | None = None
+        if self.device.type == "cpu" and FusedGradient.fits(self.network, self.distribution):
+            self._fused = FusedGradient(self.network)
         # A part of a minibatch fits the processor's cache; a GPU takes it whole.
         self._part = 8192 if self.device.type == "cpu" else 1 << 62
 
@@ -261,16 +264,13 @@ class PPO:
         obs, next_obs = _flat(rollout.obs), _flat(rollout.next_obs)
         action, began = _flat(rollout.action), _flat(rollout.began)
         if network.core is None:
-            sizes = [self._part] * (steps * num_envs // self._part)
-            sizes = [*sizes, steps * num_envs - sum(sizes)] if sizes else [steps * num_envs]
-            pieces, start = [], 0
-            for size in sizes:
-                rows = slice(start, start + size)
-                start += size
-                logp, _, value = self._evaluate(_rows(obs, rows), action[rows])
-                next_value = network.value(network.encode(_rows(next_obs, rows))[1])
-                pieces.append((logp, value, next_value))
-            logp, value, next_value = (torch.cat(p) for p in zip(*pieces, strict=True))
+            pieces = []
+            for rows in torch.arange(steps * num_envs).split(self._part):
+                part = slice(int(rows[0]), int(rows[-1]) + 1)
+                logp, _, value = self._evaluate(_rows(obs, part), action[part])
+                pieces.append((logp, value))
+            logp, value = (torch.cat(p) for p in zip(*pieces, strict=True))
+            next_value = self._next_value(rollout, value)
         else:
             memories = self._memories(obs, began, rollout.memory)
             features = memories[:, : network.width]
@@ -282,12 +282,12 @@ class PPO:
             after = network.remember(
                 network.encode(next_obs)[0], memories, torch.zeros_like(began)
             )
-            next_value = network.value(after[:, : network.width])
+            next_value = network.value(after[:, : network.width]).reshape(steps, num_envs)
         shape = (steps, num_envs)
         advantage = gae(
             rollout.reward,
             value.reshape(shape),
-            next_value.reshape(shape),
+            next_value,
             rollout.terminated,
             rollout.done,
             hp.gamma,
@@ -300,6 +300,23 @@ class PPO:
         return Batch(
             obs, action, logp, value, advantage, advantage + value, weight, began, memory
         )
+
+    def _next_value(self, rollout: Rollout, value: Tensor) -> Tensor:
+        """(T, N) values of the true successors, given those of the observations."""
+        network = self.network
+        shape = rollout.reward.shape
+        if self.device.type != "cpu":
+            next_obs = _flat(rollout.next_obs)
+            return network.value(network.encode(next_obs)[1]).reshape(shape)
+        # A successor is the next observation, except at the end of the rollout and where an
+        # episode was cut off; on the CPU it costs nothing to see where that is.
+        next_value = value.reshape(shape).roll(-1, 0)
+        rows = rollout.truncated.clone()
+        rows[-1] = True
+        rows = rows.reshape(-1)
+        last = _rows(_flat(rollout.next_obs), rows)
+        next_value.view(-1)[rows] = network.value(network.encode(last)[1])
+        return next_value
 
     def update(self, batch: Batch) -> Tensor:
         """Optimise on a rollout; returns the mean (5,) of the loss's parts over minibatches."""
@@ -326,6 +343,15 @@ class PPO:
         self.parameters.grad.zero_()
         stats: list[Tensor] = []
         for part in self._parts(minibatch):
+            if self._fused is not None:
+                x = part
+                stats.append(
+                    self._fused(
+                        x.obs, x.action, x.logp, x.value, x.advantage, x.returns, x.weight,
+                        hp.clip_range, hp.clip_range_vf, hp.ent_coef, hp.vf_coef, total,
+                    )
+                )  # fmt: skip
+                continue
             logp, entropy, value = self._evaluate_batch(part)
             loss, numbers = policy_and_value_loss(logp, entropy, value, part, hp, total)
             loss.backward()

@@ -35,8 +35,8 @@ def gae(
     Paper: Schulman et al. (2016), "High-dimensional continuous control using generalized
     advantage estimation", eq. 16.
     """
-    delta = reward + gamma * (next_value * ~terminated) - value
-    decay = (gamma * gae_lambda) * ~done
+    delta = reward + gamma * (next_value * terminated.logical_not()) - value
+    decay = (gamma * gae_lambda) * done.logical_not()
     deltas, decays = delta.unbind(0), decay.unbind(0)
     advantage = deltas[-1]
     out = [advantage]
