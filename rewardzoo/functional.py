@@ -416,8 +416,8 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
         dead = carry.over
         if mode is AutoresetMode.NEXT_STEP:
-            terminated = terminated & ~dead
-            truncated = truncated & ~dead
+            terminated = terminated & dead.logical_not()
+            truncated = truncated & dead.logical_not()
             reward = torch.where(dead, 0.0, reward)
         done = terminated | truncated
         episode_return = carry.episode_return + reward
@@ -450,7 +450,7 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             state = select(rows, state, carry.state)
             obs = select(rows, obs, carry.obs)
         episode_return = torch.where(rows, 0.0, carry.episode_return)
-        over = carry.over & ~rows
+        over = carry.over & rows.logical_not()
         return _Carry(state, obs, carry.seed, episode, time, episode_return, over)
 
     # ---- edges -------------------------------------------------------------------------------

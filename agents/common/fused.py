@@ -23,15 +23,22 @@ class _Layers:
 
     def __init__(self, network: MLP) -> None:
         self.pairs = [(layer.weight, layer.bias) for layer in network.layers]
-        self.buffers: dict[int, list[Tensor]] = {}
+        self.buffers: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+
+    def buffers_for(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """For each layer's output, and for the gradient by each hidden layer's."""
+        rows = x.shape[0]
+        found = self.buffers.get(rows)
+        if found is None:
+            widths = [weight.shape[0] for weight, _ in self.pairs]
+            outputs = [x.new_empty(rows, width) for width in widths]
+            found = (outputs, [x.new_empty(rows, width) for width in widths[:-1]])
+            self.buffers[rows] = found
+        return found
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[x, s of each hidden layer, output]."""
-        rows = x.shape[0]
-        buffers = self.buffers.get(rows)
-        if buffers is None:
-            buffers = [x.new_empty(rows, weight.shape[0]) for weight, _ in self.pairs]
-            self.buffers[rows] = buffers
+        buffers, _ = self.buffers_for(x)
         out = [x]
         last = len(self.pairs) - 1
         for i, ((weight, bias), buffer) in enumerate(zip(self.pairs, buffers, strict=True)):
@@ -47,6 +54,7 @@ class _Layers:
 
     def backward(self, activations: list[Tensor], g: Tensor) -> None:
         """Add the gradients, given ``g``, the loss's gradient by the output."""
+        _, gradients = self.buffers_for(activations[0])
         for i in range(len(self.pairs) - 1, -1, -1):
             weight, bias = self.pairs[i]
             assert weight.grad is not None and bias.grad is not None
@@ -59,7 +67,9 @@ class _Layers:
             weight.grad.addmm_(g.t(), x, alpha=2.0)
             weight.grad.sub_(total.unsqueeze(1))
             # dL/dz = 2 s (1 - s) (2 g W); the factor 4 is folded into the small matrix.
-            g = torch.ops.aten.sigmoid_backward(torch.mm(g, weight * 4.0), x)
+            by_s = gradients[i - 1]
+            torch.mm(g, weight * 4.0, out=by_s)
+            g = torch.ops.aten.sigmoid_backward.grad_input(by_s, x, grad_input=by_s)
 
 
 class FusedGradient:

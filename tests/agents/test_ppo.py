@@ -244,7 +244,7 @@ def test_hand_written_gradient_equals_autograd(
         ent_coef=0.1,
         clip_range=0.1,
         clip_range_vf=clip_range_vf,
-        learning_rate=0.01,
+        learning_rate=0.05,
     )
     batch = agent.prepare(agent.collect()[0])
     agent.update(batch)  # now ratios differ from 1, and some are clipped

@@ -1,0 +1,49 @@
+# Everything runs in .venv, which is made on first use.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help quickstart test test-slow docs bench lint clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
+
+.venv/base: pyproject.toml setup.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) -e .
+	touch $@
+
+.venv/dev: .venv/base
+	$(PIP) -e ".[dev]"
+	touch $@
+
+.venv/docs: .venv/base
+	$(PIP) -e ".[docs]"
+	touch $@
+
+.venv/bench: .venv/base
+	$(PIP) -e ".[bench]"
+	touch $@
+
+quickstart: .venv/base  ## install, compare four reward functions on sepsis treatment, write a report
+	$(BIN)/rewardzoo run quickstart
+
+test: .venv/dev  ## the default tests
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+test-slow: .venv/dev  ## the long tests
+	$(BIN)/python -m pytest -q -m slow
+
+docs: .venv/docs  ## build the site into site/
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict --quiet
+
+bench: .venv/bench  ## speed, as ratios to peers in the same run
+	$(BIN)/rewardzoo bench
+
+lint: .venv/dev  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:  ## remove what make made
+	rm -rf .venv build dist site *.egg-info
