@@ -1,0 +1,245 @@
+"""SepsisICU's dynamics: the ICU-Sepsis Markov decision process, batched (Choudhary et al. 2024)."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from rewardzoo.functional import FuncEnv, box
+from rewardzoo.random import Rng
+
+from .data import (
+    ABSORBING,
+    ACTION_LEAKS,
+    DEATH,
+    FEATURES,
+    NUM_ACTIONS,
+    NUM_STATES,
+    SURVIVAL,
+    tables,
+)
+
+_BITS = 32
+_ROW = 1 << (_BITS + 1)  # a row of thresholds spans [0, 2**32]; rows do not overlap
+
+
+@dataclass(frozen=True)
+class SepsisParams:
+    """What is observed and how forbidden actions are treated; the model itself has no constants."""
+
+    obs: str = "index"
+    """``index`` (the state's number) or ``features`` (the state's mean patient)."""
+    features: str = "paper44"
+    """``paper44``, or ``all47``, which leaks the window's action into the observation."""
+    obs_noise: float = 0.0
+    """Spread of a patient around the state's mean, in units of the within-state deviation; 1 is
+    the cohort's own (its variance within states is 1 minus the variance between them)."""
+    inadmissible: str = "mean"
+    """An action that clinicians never took in a state: ``mean`` behaves as the average admissible
+    one, ``terminate`` kills, ``raise`` raises."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        choices = {
+            "obs": ("index", "features"),
+            "features": ("paper44", "all47"),
+            "inadmissible": ("mean", "terminate", "raise"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {allowed}")
+        if not 0.0 <= self.obs_noise < float("inf"):
+            raise ValueError(f"obs_noise={self.obs_noise}: expected a finite number >= 0")
+
+
+class SepsisState(NamedTuple):
+    """A batch of patients."""
+
+    index: Tensor  # (N,) int64
+
+
+class SepsisICU(FuncEnv):
+    """Choose fluids and vasopressors for a patient with sepsis, every four hours.
+
+    Dynamics: 713 clusters of patients, death (713), survival (714) and an absorbing state (715);
+    the transition probabilities are those of the ``icu-sepsis`` package, drawn by the same inverse
+    cumulative distribution: equal uniform numbers give equal successors.
+
+    Observation: Discrete(716), the state's number; or, with ``obs="features"``, Box (44,) float32,
+    the state's mean patient in normalised units (z-scores, logarithms first where skewed), with
+    ``obs_noise`` times the within-state deviation of normal noise, drawn anew each step. The 44
+    are those of Sukovic and Radanovic; ``features="all47"`` adds three of which two are the action.
+
+    Action: Discrete(25), ``5 * fluids + vasopressor``, five levels each (none, then quartiles).
+
+    Objective: 1 on survival, else 0; its mean over episodes is the survival rate.
+
+    Start state: the cohort's distribution of first windows.
+
+    End of episode: terminated on death or survival; truncated after 500 steps.
+
+    Arguments: ``obs``, ``features``, ``obs_noise``, ``inadmissible``: see ``SepsisParams``.
+
+    Data: tables estimated from MIMIC-III, published with the ``icu-sepsis`` package (MIT licence);
+    they hold no patient's record.
+
+    Reference returns: uniform policy .780071, clinicians .781845, optimal .875142, worst .632990
+    (exact, undiscounted); with discount .99: .719095, .722158, .801334. A random policy does as
+    well as clinicians: measure the distance to the optimum.
+
+    Paper: Choudhary, Gupta, Thomas (2024), "ICU-Sepsis: A benchmark MDP built from real medical
+    data".
+    """
+
+    Params = SepsisParams
+    render_modes = ("rgb_array", "ansi")
+    render_fps = 4
+
+    def __init__(self, device: torch.device | str = "cpu", **params: Any) -> None:
+        super().__init__(device, **params)
+        p: SepsisParams = self.params
+        data = tables()
+        self.action_space = spaces.Discrete(NUM_ACTIONS)
+        self._keys, self._successors, self._row_ends = (
+            t.to(self.device) for t in _inverse_cdf()
+        )
+        self._sofa = torch.tensor(data.sofa, dtype=torch.float32, device=self.device)
+        self._admissible = torch.tensor(data.admissible, device=self.device)
+        if p.obs == "index":
+            self.observation_space: spaces.Space[Any] = spaces.Discrete(NUM_STATES)
+            return
+        kept = [i for i, name in enumerate(FEATURES) if name not in ACTION_LEAKS]
+        if p.features == "all47":
+            warnings.warn("features='all47': max_dose_vaso and input_4hourly are the action", stacklevel=2)
+            kept = list(range(len(FEATURES)))
+        self.feature_names = tuple(FEATURES[i] for i in kept)
+        self.observation_space = box(-np.inf, np.inf, (len(kept),))
+        centres = data.centres[:, kept]
+        self._centres = torch.tensor(centres, dtype=torch.float32, device=self.device)
+        within = np.sqrt(np.maximum(0.0, 1.0 - centres[:SURVIVAL].var(0)))
+        self._noise = torch.tensor(p.obs_noise * within, dtype=torch.float32, device=self.device)
+
+    def initial(self, rng: Rng, params: Any = None) -> SepsisState:
+        """A first window of the cohort."""
+        return SepsisState(self._draw(NUM_STATES * NUM_ACTIONS, rng))
+
+    def transition(
+        self, state: SepsisState, action: Tensor, rng: Rng, params: Any = None
+    ) -> SepsisState:
+        """Four hours later."""
+        successor = self._draw(state.index * NUM_ACTIONS + action, rng)
+        mode = self.params.inadmissible
+        if mode != "mean":
+            allowed = self._admissible[state.index, action]
+            if mode == "terminate":
+                successor = torch.where(allowed, successor, DEATH)
+            elif not bool(allowed.all()):
+                row = int(allowed.logical_not().nonzero()[0, 0])
+                raise ValueError(
+                    f"action={int(action[row])} in row {row}: not admissible in state "
+                    f"{int(state.index[row])}; use inadmissible='mean' or 'terminate' to allow it"
+                )
+        return SepsisState(successor)
+
+    def observation(self, state: SepsisState, rng: Rng, params: Any = None) -> Tensor:
+        """The state's number, or its noisy mean patient."""
+        if self.params.obs == "index":
+            return state.index
+        centre = self._centres[state.index]
+        if self.params.obs_noise == 0.0:
+            return centre
+        return centre + self._noise * rng.normal(centre.shape[1])
+
+    def reward(
+        self,
+        state: SepsisState,
+        action: Tensor,
+        next_state: SepsisState,
+        rng: Rng,
+        params: Any = None,
+    ) -> Tensor:
+        """1 on survival."""
+        return (next_state.index == SURVIVAL).to(torch.float32)
+
+    def terminal(self, state: SepsisState, rng: Rng, params: Any = None) -> Tensor:
+        """Death, survival, or the state after them."""
+        return state.index >= DEATH
+
+    def state_info(self, state: SepsisState, params: Any = None) -> dict[str, Tensor]:
+        """``sofa`` (N,) float32: the mean SOFA score of the state, 0 to 24."""
+        return {"sofa": self._sofa[state.index]}
+
+    def transition_matrix(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The model for exact solvers.
+
+        Returns:
+            P (S, A, S), the objective's expectation R (S, A), and the start distribution (S,).
+        """
+        data = tables()
+        transition = data.transition
+        if self.params.inadmissible != "mean":
+            dead = np.eye(NUM_STATES)[DEATH]
+            transition = np.where(data.admissible[..., None], transition, dead)
+        reward = transition[..., SURVIVAL].copy()
+        reward[DEATH:] = 0.0
+        return transition, reward, data.initial
+
+    @property
+    def terminal_states(self) -> np.ndarray:
+        """(S,) bool."""
+        return np.arange(NUM_STATES) >= DEATH
+
+    @property
+    def sofa(self) -> np.ndarray:
+        """(S,) mean SOFA score of each state."""
+        return tables().sofa
+
+    def render_image(self, state: SepsisState, i: int) -> np.ndarray:
+        """A frame (240, 420, 3) uint8: SOFA score, outcome and the largest deviations."""
+        from .render import frame
+
+        return frame(int(state.index[i]))
+
+    def render_text(self, state: SepsisState, i: int) -> str:
+        """One line: state, SOFA score, outcome."""
+        from .render import line
+
+        return line(int(state.index[i]))
+
+    def _draw(self, row: Tensor | int, rng: Rng) -> Tensor:
+        """A successor of each row of the model, by inverse cumulative distribution."""
+        u = rng.bits() + row * _ROW
+        found = torch.searchsorted(self._keys, u, right=True)
+        return self._successors[torch.minimum(found, self._row_ends[row])]
+
+
+@functools.cache
+def _inverse_cdf() -> tuple[Tensor, Tensor, Tensor]:
+    """Thresholds of every (state, action), then of the start distribution, in one sorted row.
+
+    A uniform number is ``k / 2**32`` with an integer ``k``, so "threshold <= k / 2**32" is
+    "ceil(threshold * 2**32) <= k": comparing integers is exact, and one search in
+    ``row * 2**33 + threshold`` serves all rows.
+
+    Returns:
+        Keys (K,) int64, successors (K,) int64, and for each row the index of its last entry.
+    """
+    data = tables()
+    rows = np.concatenate([data.transition.reshape(-1, NUM_STATES), data.initial[None]])
+    cdf = rows.cumsum(-1)
+    cdf /= cdf[:, -1:]
+    row, successor = np.nonzero(rows)
+    thresholds = np.ceil(cdf[row, successor] * 2.0**_BITS).astype(np.int64)
+    ends = np.searchsorted(row, np.arange(len(rows)), side="right") - 1
+    keys = row.astype(np.int64) * _ROW + thresholds
+    return torch.tensor(keys), torch.tensor(successor), torch.tensor(ends)
+
+
+__all__ = ["ABSORBING", "DEATH", "SURVIVAL", "SepsisICU", "SepsisParams", "SepsisState"]
