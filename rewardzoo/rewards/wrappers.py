@@ -35,8 +35,10 @@ class RewardWrapper(gymnasium.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], fn: RewardFunction) -> None:
-        super().__init__(env)
+        if not isinstance(env, gymnasium.Env):
+            raise TypeError(f"env={env!r}: expected an env; VectorRewardWrapper takes many")
         _check(fn)
+        super().__init__(env)
         self.reward_function = fn
         fn.bind(1, _CPU, Spaces(env.observation_space, env.action_space, env))
         self._obs: Any = None
@@ -105,8 +107,10 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
         fn: RewardFunction,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__(envs)
+        if not isinstance(envs, gymnasium.vector.VectorEnv):
+            raise TypeError(f"envs={envs!r}: expected many; RewardWrapper takes a single one")
         _check(fn)
+        super().__init__(envs)
         self.reward_function = fn
         self.device = torch.device(device or getattr(envs, "device", None) or _CPU)
         spaces = Spaces(envs.single_observation_space, envs.single_action_space, envs)
@@ -147,6 +151,9 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
             return obs, reward, terminated, truncated, {**info, **added}
         added = to_numpy(added)
         added["_objective"] = self._every
+        if isinstance(info.get("final_info"), dict):
+            # Where Gymnasium keeps what an ended row's last step said: ours belongs there too.
+            added["final_info"] = {**info["final_info"], **added}
         return obs, to_numpy(reward), terminated, truncated, {**info, **added}
 
     def _pay(self, t: Transition) -> tuple[Tensor, dict[str, Any]]:

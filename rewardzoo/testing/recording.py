@@ -92,6 +92,7 @@ def play(
     while (actions.count < actions.steps).any():
         action = actions.next()
         raw = envs.step(torch.from_numpy(action) if tensors else action)
+        _check_types(envs.num_envs, *raw[1:4])
         t = tracker.step(action, *raw)
         actions.count += t.valid.numpy()
         if tracker.mode is AutoresetMode.DISABLED and bool(t.done.any()):
@@ -99,6 +100,14 @@ def play(
             obs, _ = envs.reset(options={"reset_mask": mask})
             tracker.reset(obs, {"reset_mask": mask})
         yield raw, t, tracker
+
+
+def _check_types(n: int, reward: Any, terminated: Any, truncated: Any) -> None:
+    assert tuple(reward.shape) == (n,), f"reward has shape {tuple(reward.shape)}: expected ({n},)"
+    for name, flag in (("terminated", terminated), ("truncated", truncated)):
+        assert "bool" in str(flag.dtype) and tuple(flag.shape) == (n,), (
+            f"{name} is {flag.dtype} {tuple(flag.shape)}: expected ({n},) bool"
+        )
 
 
 def record(

@@ -117,6 +117,10 @@ _SEALED = (
 )
 
 
+def _maker(fn: RewardFunction | Callable[[], RewardFunction]) -> Callable[[], RewardFunction]:
+    return functools.partial(copy.deepcopy, fn) if isinstance(fn, RewardFunction) else fn
+
+
 class _RewardSuite:
     """The checks, each on fresh copies of the function."""
 
@@ -127,9 +131,7 @@ class _RewardSuite:
         log: Log,
         seed: int,
     ) -> None:
-        self.make: Callable[[], RewardFunction] = fn
-        if isinstance(fn, RewardFunction):
-            self.make = functools.partial(copy.deepcopy, fn)
+        self.make = _maker(fn)
         self.env, self.log, self.seed = env, log, seed
         self.skipped: list[str] = []
         made = self.make()
@@ -202,7 +204,7 @@ class _RewardSuite:
         self.state_before = fn.state_dict()
         self.paid = self.drive(fn)
         self.state_after = fn.state_dict()
-        self.close(
+        self.agree(
             self.drive(self.started()),
             self.paid,
             "two runs over the same steps differ: start memory in bind() and reset(), and draw "
@@ -229,7 +231,7 @@ class _RewardSuite:
     def check_rows(self) -> None:
         """Rows are treated alike, and apart where they should be."""
         order = torch.randperm(self.log.num_envs, generator=torch.Generator().manual_seed(0))
-        self.close(
+        self.agree(
             self.drive(self.started(order), index=order),
             self.paid[:, order],
             "permuting the rows does not permute the rewards: treat every row alike",
@@ -239,7 +241,7 @@ class _RewardSuite:
             return
         for i in range(self.log.num_envs):
             index = torch.tensor([i])
-            self.close(
+            self.agree(
                 self.drive(self.started(index), index=index),
                 self.paid[:, index],
                 f"row {i} alone is paid otherwise than in the batch: keep rows apart, or set "
@@ -284,12 +286,12 @@ class _RewardSuite:
             fn.reset(mask, obs)
             new.reset(self.every, obs)
         paid, anew = self.drive(fn, half), self.drive(new, half)
-        self.close(
+        self.agree(
             paid[:, mask],
             anew[:, mask],
             "reset(mask, obs) leaves memory in the rows of mask: clear it",
         )
-        self.close(
+        self.agree(
             paid[:, ~mask],
             self.paid[half:, ~mask],
             "reset(mask, obs) changes rows that are not in mask: use torch.where(mask, new, old)",
@@ -303,7 +305,7 @@ class _RewardSuite:
         state = through_file(fn.state_dict(), f"reward function {self.name}")
         loaded = self.fresh(self.log.num_envs)
         loaded.load_state_dict(state)
-        self.close(
+        self.agree(
             self.drive(loaded, half),
             self.paid[half:],
             "loaded from state_dict() it continues differently: keep all memory in attributes that "
@@ -327,17 +329,17 @@ class _RewardSuite:
         assert same(fn.state_dict(), before), self.fail(
             "relabel changed its memory: score stored transitions without touching state"
         )
-        self.close(first, second, "relabel gives two answers for one transition")
+        self.agree(first, second, "relabel gives two answers for one transition")
         n = self.log.num_envs
         twice = torch.arange(2 * n + 1) % n
         with torch.no_grad():
-            self.close(
+            self.agree(
                 fn.relabel(take(t, twice)),
                 first[twice],
                 f"relabel depends on the size of the batch: a replay batch has any, not {n} rows",
             )
             if same(self.state_before, self.state_after):
-                self.close(first, fn(t), "relabel and a call differ, though it has no memory")
+                self.agree(first, fn(t), "relabel and a call differ, though it has no memory")
         return True
 
     def check_gradient(self) -> None:
@@ -358,14 +360,14 @@ class _RewardSuite:
         num_envs = self.log.num_envs if self.probe().rowwise else 1
         want = self.wrapped(MODES[0], num_envs, steps)
         for mode in MODES[1:]:
-            self.close(
+            self.agree(
                 self.wrapped(mode, num_envs, steps),
                 want,
                 f"{mode.name} and SAME_STEP pay different rewards: use transition.next_obs as the "
                 "successor, transition.valid for memory, and clear memory in reset",
             )
         if isinstance(self.env, str):
-            self.close(
+            self.agree(
                 self.single(steps),
                 want[:, 0],
                 "the single-environment wrapper pays otherwise than a row of a batch",
@@ -397,7 +399,7 @@ class _RewardSuite:
             paid.append(reward)
             if terminated or truncated:
                 env.reset()
-        env.close()
+        env.close()  # type: ignore[no-untyped-call]
         return torch.tensor(paid)
 
     def check_meta(self) -> None:
@@ -448,7 +450,7 @@ class _RewardSuite:
     def probe(self) -> RewardFunction:
         return self.fresh(1)
 
-    def close(self, got: Tensor, want: Tensor, message: str) -> None:
+    def agree(self, got: Tensor, want: Tensor, message: str) -> None:
         # 1e-4: what the order of a float32 sum over a batch may change.
         if not torch.allclose(got, want, rtol=1e-4, atol=1e-5):
             off = float((got - want).abs().max())
