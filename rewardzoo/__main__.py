@@ -1,0 +1,5 @@
+"""``python -m rewardzoo``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,327 @@
+"""The command line: list, train, run, report, play, bench, doctor."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+import os
+import shlex
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Specify, learn, shape, compare and break rewards.",
+    epilog="Example: rewardzoo run quickstart",
+)
+console = Console()
+_state: dict[str, Any] = {"debug": False, "plugins": ()}
+
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:0.")]
+
+
+class Kind(str, Enum):
+    """What can be listed."""
+
+    envs = "envs"
+    rewards = "rewards"
+    agents = "agents"
+    experiments = "experiments"
+
+
+@app.callback()
+def _common(
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Python file that registers a reward function or an experiment; repeatable.",
+            envvar="REWARDZOO_PLUGINS",
+        ),
+    ] = None,
+    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+) -> None:
+    import rewardzoo
+
+    _state["debug"] = debug
+    _state["plugins"] = tuple(str(p.resolve()) for p in plugin or ())
+    for path in _state["plugins"]:
+        rewardzoo.load_plugin(path)
+
+
+@app.command("list")
+def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
+    """List what is registered, each with its first line."""
+    from . import registration
+
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    if kind is Kind.envs:
+        import gymnasium
+
+        for id in registration.env_ids():
+            dynamics = gymnasium.spec(id).kwargs["dynamics"]
+            table.add_row(id, _first_line(_load(dynamics)))
+    else:
+        registries = {
+            Kind.rewards: registration.REWARDS,
+            Kind.agents: registration.AGENTS,
+            Kind.experiments: registration.EXPERIMENTS,
+        }
+        if kind is Kind.rewards:
+            _ = list(registration.EXPERIMENTS)  # an experiment may bring its own
+        registry = registries[kind]
+        for name in registry:
+            entry = registry[name]
+            table.add_row(name, entry.title if kind is Kind.experiments else _first_line(entry))
+    console.print(table)
+
+
+@app.command()
+def train(
+    env: Annotated[str, typer.Option(help="Environment id.")],
+    reward: Annotated[str, typer.Option(help="Reward expression.")] = "objective",
+    agent: Annotated[str, typer.Option(help="Registered agent.")] = "ppo",
+    steps: Annotated[int, typer.Option(help="Environment steps.", min=1)] = 100_000,
+    num_envs: Annotated[int, typer.Option(help="Environments in the batch.", min=1)] = 64,
+    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    device: Device = "cpu",
+    out: Annotated[Path | None, typer.Option(help="Folder; default runs/train/ENV.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Hyperparameter, name=value; repeatable.")
+    ] = None,
+) -> None:
+    """Train an agent on a reward function; `rewardzoo doctor --agent ppo` lists hyperparameters.
+
+    Example: rewardzoo train --env rewardzoo/CartPole-v0 --set learning_rate=0.0025
+    """
+    from .experiment import make_envs
+    from .registration import AGENTS, REWARDS, check_env_id
+
+    kind = AGENTS[agent]
+    check_env_id(env)
+    _ = list(REWARDS)
+    folder = out or Path("runs") / "train" / env.replace("/", "-")
+    envs = make_envs(env, reward, num_envs, device)
+    checkpoint = folder / "checkpoint.pt"
+    if resume:
+        learner = kind.load(checkpoint, env=envs)
+    else:
+        learner = kind(envs, seed=seed, **_settings(setting or []))
+    _writable(folder)
+    try:
+        learner.learn(
+            max(0, steps - learner.num_timesteps),
+            reset_num_timesteps=False,
+            progress_bar=console.is_terminal,
+            log_dir=folder,
+        )
+    except KeyboardInterrupt:
+        learner.save(checkpoint)
+        console.print(f"stopped; saved {checkpoint}. Go on with the same command and --resume")
+        raise typer.Exit(130) from None
+    learner.save(checkpoint)
+    scores = learner.evaluate(make_envs(env, reward, min(num_envs, 64), device), 100)
+    text = "  ".join(f"{k} {float(v.mean()):.3f}" for k, v in scores.items())
+    console.print(f"{text}  (mean of 100 episodes)\nsaved {checkpoint}")
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="Name of the experiment.")],
+    budget: Annotated[str, typer.Option(help="smoke, quick or full.")] = "quick",
+    seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes; default: one a core.", min=0)] = 0,
+    device: Device = "cpu",
+    out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
+    fresh: Annotated[bool, typer.Option(help="Delete earlier runs first.")] = False,
+) -> None:
+    """Run what is missing of an experiment, then judge its claims and write a report.
+
+    A run that was stopped or killed goes on where it was with the same command.
+    """
+    from .experiment import jobs_of, remove
+    from .functional import check_device
+    from .launch import JobsFailed, run_jobs
+    from .registration import EXPERIMENTS
+
+    check_device(device)
+    chosen = EXPERIMENTS[experiment]
+    jobs = jobs_of(chosen, budget, out, seeds, device, _state["plugins"])
+    _writable(out)
+    if fresh:
+        remove(jobs)
+    try:
+        run_jobs(jobs, workers or os.cpu_count() or 1, console)
+    except KeyboardInterrupt:
+        console.print("stopped; every run has saved its state. Go on with the same command")
+        raise typer.Exit(130) from None
+    except JobsFailed as error:
+        console.print(f"[red]error:[/] {error}")
+        raise typer.Exit(1) from None
+    command = shlex.join(["rewardzoo", *sys.argv[1:]])
+    _finish(chosen, jobs, command, budget)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A folder with results.json.")],
+) -> None:
+    """Print the table and write the page again from a finished run's results."""
+    from .report import render_table, write_html
+    from .results import read_json
+
+    path = folder / "results.json"
+    if not path.is_file():
+        raise ValueError(f"folder={str(folder)!r}: there is no results.json; run the experiment")
+    results, verdicts = read_json(path)
+    render_table(results, verdicts, console)
+    write_html(results, verdicts, folder / "report.html")
+    console.print(f"report: {folder / 'report.html'}")
+
+
+@app.command()
+def play(
+    env: Annotated[str, typer.Argument(help="Environment id.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Policy; default: random.")] = None,
+    out: Annotated[Path | None, typer.Option(help="GIF to write; default: text.")] = None,
+    steps: Annotated[int, typer.Option(help="At most so many.", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="Of the episode.")] = 0,
+) -> None:
+    """Watch one episode, in the terminal or as a GIF."""
+    from .registration import check_env_id
+    from .video import record_episode
+
+    check_env_id(env)
+    frames = record_episode(env, checkpoint, steps, seed, gif=out)
+    if out is None:
+        for frame in frames:
+            console.print(frame, markup=False, highlight=False)
+    else:
+        console.print(f"{len(frames)} frames in {out}")
+
+
+@app.command()
+def bench(
+    only: Annotated[str | None, typer.Option(help="One benchmark by name.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Measure speed as ratios to peers in the same run."""
+    module = importlib.import_module("rewardzoo.experiments.benchmarks")
+    module.main(only, out, console)
+
+
+@app.command()
+def doctor(
+    agent: Annotated[str | None, typer.Option(help="Show an agent's hyperparameters.")] = None,
+) -> None:
+    """Show what is installed, what each extra adds, and the devices."""
+    import torch
+
+    from .registration import AGENTS
+
+    table = Table(box=None, padding=(0, 2))
+    if agent is not None:
+        for heading in ("hyperparameter", "default", "meaning"):
+            table.add_column(heading)
+        for item in dataclasses.fields(AGENTS[agent].Hyperparameters):
+            table.add_row(item.name, str(item.default), item.metadata["help"])
+        console.print(table)
+        return
+    import gymnasium
+
+    from . import __version__
+
+    for heading in ("extra", "installed", "adds"):
+        table.add_column(heading)
+    extras = {
+        "nethack": ("nle", "NetHack and MiniHack"),
+        "mujoco": ("mujoco", "contact physics"),
+        "llm": ("llama_cpp", "a local language model"),
+        "rlhf": ("transformers", "language-model training"),
+        "ray": ("ray", "clusters"),
+        "sb3": ("stable_baselines3", "Stable-Baselines3's agents"),
+    }
+    for name, (module, adds) in extras.items():
+        found = importlib.util.find_spec(module) is not None
+        table.add_row(name, "yes" if found else f'pip install "rewardzoo[{name}]"', adds)
+    console.print(
+        f"rewardzoo {__version__}, python {sys.version.split()[0]}, torch {torch.__version__}, "
+        f"gymnasium {gymnasium.__version__}, {os.cpu_count()} cores, "
+        f"{torch.cuda.device_count()} CUDA devices"
+    )
+    console.print(table)
+
+
+def main() -> None:
+    """The ``rewardzoo`` command: one line for every error, exit code 2 for bad input."""
+    try:
+        app()
+    except Exception as error:
+        if _state["debug"]:
+            raise
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    text = " ".join(str(error).split()) or type(error).__name__
+    Console(stderr=True, soft_wrap=True).print("error:", text, markup=False, highlight=False)
+    raise SystemExit(2 if isinstance(error, (ValueError, TypeError, OSError, ImportError)) else 1)
+
+
+def _finish(experiment: Any, jobs: Any, command: str, budget: str) -> None:
+    from .experiment import collect_results, judge
+    from .report import render_table, write_html
+    from .results import write_json
+
+    results = collect_results(experiment, jobs, command, budget)
+    verdicts = judge(experiment, results)
+    folder = jobs[0].folder.parent.parent
+    write_json(results, verdicts, folder / "results.json")
+    write_html(results, verdicts, folder / "report.html")
+    render_table(results, verdicts, console)
+    console.print(f"report: {folder / 'report.html'}")
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    values = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set {pair}: expected name=value")
+        try:
+            values[name] = json.loads(text)
+        except json.JSONDecodeError:
+            values[name] = float(text) if text.lower() in ("nan", "inf", "-inf") else text
+    return values
+
+
+def _writable(folder: Path) -> None:
+    """Raise unless files can be written in ``folder``, before anything else is done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"--out {folder}: cannot write there ({error.strerror}); choose another folder"
+        ) from None
+
+
+def _load(dynamics: str) -> Any:
+    module, _, name = dynamics.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _first_line(entry: Any) -> str:
+    return (entry.__doc__ or "").strip().splitlines()[0] if entry.__doc__ else ""

@@ -1,0 +1,193 @@
+"""Run jobs in local processes, with live progress; a stopped or killed run can be continued."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from .experiment import ExperimentError, Interrupted, Job, run_job
+from .registration import load_plugin
+
+_STOPPED = 3  # a worker's exit code after saving on request
+
+
+class JobsFailed(RuntimeError):
+    """Some jobs failed; the others were run."""
+
+
+@dataclass
+class _Worker:
+    job: Job
+    process: Any
+    pipe: Connection
+    task: TaskID
+    error: str = ""
+
+
+def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:
+    """Run all unfinished jobs, ``workers`` at a time.
+
+    Raises:
+        JobsFailed: after all others have run, naming those that failed.
+        KeyboardInterrupt: after Ctrl-C, when every worker has saved its checkpoint.
+        ExperimentError: if another run is using the folder.
+    """
+    if not workers >= 1:
+        raise ExperimentError(f"workers={workers}: expected an integer >= 1")
+    waiting = [job for job in jobs if not job.finished]
+    if len(waiting) < len(jobs):
+        console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are finished already")
+    if not waiting:
+        return
+    root = jobs[0].folder.parent.parent
+    root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(root / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ExperimentError(
+            f"out={str(root)!r}: another run is using it; wait for it, or use another --out"
+        ) from None
+    try:
+        _run(waiting, min(workers, len(waiting)), console)
+    finally:
+        lock.release()
+
+
+def _run(waiting: list[Job], workers: int, console: Console) -> None:
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    overall = progress.add_task("[bold]all runs", total=len(waiting), status="")
+    running: list[_Worker] = []
+    failed: list[_Worker] = []
+    pending = list(waiting)
+    with progress:
+        try:
+            while pending or running:
+                while pending and len(running) < workers:
+                    running.append(_start(pending.pop(0), threads, progress))
+                wait([w.pipe for w in running] + [w.process.sentinel for w in running], 1.0)
+                for worker in list(running):
+                    _listen(worker, progress)
+                    if worker.process.exitcode is None:
+                        continue
+                    _listen(worker, progress)
+                    running.remove(worker)
+                    progress.remove_task(worker.task)
+                    progress.advance(overall)
+                    if worker.job.finished:
+                        if not console.is_terminal:
+                            console.print(f"finished: {worker.job.name}")
+                    else:
+                        worker.error = worker.error or f"exit code {worker.process.exitcode}"
+                        failed.append(worker)
+                        console.print(f"[red]failed:[/] {worker.job.name}: {worker.error}")
+        except KeyboardInterrupt:
+            _stop(running)
+            raise
+    if failed:
+        names = "; ".join(f"{w.job.name}: {w.error} (see {w.job.folder}/log.txt)" for w in failed)
+        raise JobsFailed(f"{len(failed)} of {len(waiting)} runs failed: {names}")
+
+
+def _start(job: Job, threads: int, progress: Progress) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(job, theirs, threads, os.getpid()))
+    process.start()
+    theirs.close()
+    task = progress.add_task(job.name, total=job.budget.total_timesteps, status="starting")
+    return _Worker(job, process, ours, task)
+
+
+def _listen(worker: _Worker, progress: Progress) -> None:
+    try:
+        while worker.pipe.poll():
+            message = worker.pipe.recv()
+            if isinstance(message, str):
+                worker.error = message
+                continue
+            step, speed, paid, objective = message
+            status = f"{speed:,.0f} steps/s  return {paid:.3f}  objective {objective:.3f}"
+            progress.update(worker.task, completed=step, status=status)
+    except (EOFError, OSError):
+        pass  # the worker has ended; its exit code tells how
+
+
+def _stop(running: Sequence[_Worker]) -> None:
+    """Ask every worker to save and end; a second Ctrl-C kills them."""
+    for worker in running:
+        worker.process.terminate()
+    try:
+        for worker in running:
+            worker.process.join(60)
+    finally:
+        for worker in running:
+            worker.process.kill()
+
+
+def _work(job: Job, pipe: Connection, threads: int, parent: int) -> None:
+    """A worker process: one job."""
+    asked = False
+
+    def ask(signum: int, frame: Any) -> None:
+        nonlocal asked
+        asked = True
+
+    # Ctrl-C reaches the whole group; the parent alone decides, and asks by SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, ask)
+    import torch
+
+    torch.set_num_threads(threads)
+    last = 0.0
+
+    def report(metrics: dict[str, float]) -> None:
+        nonlocal last
+        if os.getppid() != parent:
+            os._exit(1)  # the parent was killed: leave the folder to the next run
+        if time.monotonic() - last > 0.2:
+            last = time.monotonic()
+            keys = ("time/total_timesteps", "time/sps", "rollout/ep_return", "rollout/ep_objective")
+            pipe.send(tuple(metrics[k] for k in keys))
+
+    try:
+        for plugin in job.plugins:
+            load_plugin(plugin)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        # A worker of a killed run may still be ending.
+        with FileLock(job.folder / ".lock", timeout=60):
+            run_job(job, report, lambda: asked)
+    except Interrupted:
+        sys.exit(_STOPPED)
+    except BaseException as error:
+        (job.folder / "log.txt").write_text(traceback.format_exc())
+        pipe.send(f"{type(error).__name__}: {error}".splitlines()[0])
+        sys.exit(1)
