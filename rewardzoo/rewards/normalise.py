@@ -64,7 +64,7 @@ class Normalise(Unary):
             total = self.check_gamma() * self._return + reward.detach().to(torch.float32)
             total = torch.where(t.valid, total, self._return)
             self._moments = _merge(self._moments, total, t.valid)
-            self._return = total.masked_fill(t.done, 0.0)
+            self._return = total  # reset() clears it, after this step was counted
         return self.transform(reward)
 
     def transform(self, reward: Tensor) -> Tensor:

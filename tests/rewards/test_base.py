@@ -103,12 +103,13 @@ def test_state_dict_is_a_snapshot_and_loading_it_twice_gives_the_same_future():
     fn = bound(env_reward + Learned())
     fn.update()
     state = fn.state_dict()
+    want = [float(fn.update()["parts.1/loss"]) for _ in range(3)]
     futures = []
     for _ in range(2):
         other = bound(env_reward + Learned())
         other.load_state_dict(state)
         futures.append([float(other.update()["parts.1/loss"]) for _ in range(3)])
-    assert futures[0] == futures[1] == [float(fn.update()["parts.1/loss"]) for _ in range(3)]
+    assert futures[0] == futures[1] == want
     assert other.parts[1].version == 4
 
 
