@@ -88,8 +88,6 @@ class StepTracker:
         """After ``envs.step(action)`` returned the rest."""
         device, over, some_over = self.device, self.done, self._some_over
         obs = to_torch(obs, device)
-        if not isinstance(reward, Tensor):
-            reward = np.asarray(reward, np.float32)
         reward = to_torch(reward, device)
         if reward.dtype is not torch.float32:
             reward = reward.to(torch.float32)
