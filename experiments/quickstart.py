@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rewardzoo.agents.tabular import mdp_of, policy_iteration
+from rewardzoo.agents.tabular import expected_return, mdp_of, policy_iteration, shaped
 from rewardzoo.experiment import Arm, Budget, Claim, Experiment
+from rewardzoo.functional import load
 from rewardzoo.metrics.statistics import paired_difference
 from rewardzoo.registration import register_reward
 from rewardzoo.results import ArmResult, Results, Verdict
@@ -82,7 +83,29 @@ def _difference(results: Results, label: str) -> Any:
     )
 
 
-def shaping_changes_nothing(label: str) -> Any:
+def shaping_keeps_the_optimum(results: Results) -> Verdict:
+    """Exact: the greedy policy of each shaped problem has the objective's optimal return."""
+    func = load("rewardzoo.envs.sepsis.dynamics:SepsisICU")()
+    mdp = mdp_of(func)
+    value, _ = policy_iteration(mdp, GAMMA)
+    losses = []
+    for phi in (value, -value):
+        _, policy = policy_iteration(shaped(mdp, phi, GAMMA), GAMMA)
+        losses.append(float(abs(expected_return(mdp, policy, GAMMA) - value @ mdp.initial)))
+    loss = max(losses)
+    return Verdict(
+        claim="Shaping by a potential, good or misleading, leaves the optimum unchanged.",
+        outcome="holds" if loss < 1e-9 else "fails",
+        effect=loss,
+        low=None,
+        high=None,
+        n=len(losses),
+        detail="exact: largest loss of discounted survival by following the optimal policy of a "
+        "shaped problem, by policy iteration and a linear solve; n counts potentials",
+    )
+
+
+def learning_ends_the_same(label: str) -> Any:
     """A check that an arm's survival equals the objective arm's within ``EQUIVALENT``."""
 
     def check(results: Results) -> Verdict:
@@ -94,7 +117,8 @@ def shaping_changes_nothing(label: str) -> Any:
         else:
             outcome = "inconclusive"
         return Verdict(
-            claim=f"Learning with the reward {label} ends at the same survival as without.",
+            claim=f"At this budget PPO on the reward {label} ends at the survival that it reaches "
+            "without shaping.",
             outcome=outcome,
             effect=d.point,
             low=d.low,
@@ -154,13 +178,15 @@ def proxy_is_worse_than_random(results: Results) -> Verdict:
     )
 
 
+# A table of logits and one of values (hidden=()), and a short trace: with 713 states and 25 actions
+# the noise of a patient's fate is the enemy, and the learned value of the next state has little.
 _PPO = {
+    "hidden": (),
     "num_steps": 32,
-    "learning_rate": 3e-3,
+    "learning_rate": 5e-2,
     "anneal_lr": True,
     "gamma": GAMMA,
-    "gae_lambda": 0.95,
-    "ent_coef": 0.002,
+    "gae_lambda": 0.3,
     "num_epochs": 4,
     "num_minibatches": 8,
 }
@@ -177,12 +203,13 @@ EXPERIMENT = Experiment(
     ],
     budgets={
         "smoke": Budget(total_timesteps=4_096, num_envs=64, eval_episodes=64, seeds=2),
-        "quick": Budget(total_timesteps=1_000_000, num_envs=512, eval_episodes=8_192, seeds=5),
+        "quick": Budget(total_timesteps=1_500_000, num_envs=512, eval_episodes=8_192, seeds=5),
         "full": Budget(total_timesteps=10_000_000, num_envs=1_024, eval_episodes=32_768, seeds=10),
     },
     claims=[
-        Claim("Shaping by the optimal value keeps the optimum", shaping_changes_nothing(OPTIMAL)),
-        Claim("So does shaping by a misleading one", shaping_changes_nothing(MISLEADING)),
+        Claim("Shaping leaves the optimum unchanged", shaping_keeps_the_optimum),
+        Claim("PPO ends the same, shaped by the optimal value", learning_ends_the_same(OPTIMAL)),
+        Claim("PPO ends the same, shaped misleadingly", learning_ends_the_same(MISLEADING)),
         Claim("The proxy is hacked", proxy_is_hacked),
         Claim("The proxy is worse than random", proxy_is_worse_than_random),
     ],

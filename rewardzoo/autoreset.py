@@ -88,6 +88,8 @@ class StepTracker:
         """After ``envs.step(action)`` returned the rest."""
         device, over, some_over = self.device, self.done, self._some_over
         obs = to_torch(obs, device)
+        if type(reward) is np.ndarray:
+            reward = torch.from_numpy(reward.astype(np.float32))
         reward = to_torch(reward, device)
         if reward.dtype is not torch.float32:
             reward = reward.to(torch.float32)

@@ -36,11 +36,14 @@ class JobsFailed(RuntimeError):
 
 @dataclass
 class _Worker:
-    job: Job
+    """A process that runs one job after another, and what it is at."""
+
     process: Any
     pipe: Connection
+    job: Job
     task: TaskID
     error: str = ""
+    idle: bool = False
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:
@@ -85,9 +88,29 @@ def _run(waiting: list[Job], workers: int, console: Console) -> None:
         disable=not console.is_terminal,
     )
     overall = progress.add_task("[bold]all runs", total=len(waiting), status="")
-    running: list[_Worker] = []
-    failed: list[_Worker] = []
     pending = list(waiting)
+    running: list[_Worker] = []
+    failed: list[str] = []
+
+    def ended(worker: _Worker, error: str) -> None:
+        """Account for a job, and give the worker another one if it lives."""
+        progress.remove_task(worker.task)
+        progress.advance(overall)
+        if not worker.job.finished:
+            reason = worker.error or error
+            failed.append(f"{worker.job.name}: {reason} (see {worker.job.folder}/log.txt)")
+            console.print(f"failed: {worker.job.name}: {reason}", style="red", markup=False)
+        elif not console.is_terminal:
+            console.print(f"finished: {worker.job.name}", highlight=False)
+        if worker.process.exitcode is not None:
+            running.remove(worker)
+        elif pending:
+            _give(worker, pending.pop(0), progress)
+        else:
+            worker.pipe.send(None)
+            worker.process.join()
+            running.remove(worker)
+
     with progress:
         try:
             while pending or running:
@@ -96,47 +119,46 @@ def _run(waiting: list[Job], workers: int, console: Console) -> None:
                 wait([w.pipe for w in running] + [w.process.sentinel for w in running], 1.0)
                 for worker in list(running):
                     _listen(worker, progress)
-                    if worker.process.exitcode is None:
-                        continue
-                    _listen(worker, progress)
-                    running.remove(worker)
-                    progress.remove_task(worker.task)
-                    progress.advance(overall)
-                    if worker.job.finished:
-                        if not console.is_terminal:
-                            console.print(f"finished: {worker.job.name}")
-                    else:
-                        worker.error = worker.error or f"exit code {worker.process.exitcode}"
-                        failed.append(worker)
-                        console.print(f"[red]failed:[/] {worker.job.name}: {worker.error}")
+                    if worker.idle:
+                        ended(worker, "no result")
+                    elif worker.process.exitcode is not None:
+                        ended(worker, f"the process died with exit code {worker.process.exitcode}")
         except KeyboardInterrupt:
             _stop(running)
             raise
     if failed:
-        names = "; ".join(f"{w.job.name}: {w.error} (see {w.job.folder}/log.txt)" for w in failed)
-        raise JobsFailed(f"{len(failed)} of {len(waiting)} runs failed: {names}")
+        raise JobsFailed(f"{len(failed)} of {len(waiting)} runs failed: {'; '.join(failed)}")
 
 
 def _start(job: Job, threads: int, progress: Progress) -> _Worker:
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(job, theirs, threads, os.getpid()))
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, threads, os.getpid()))
     process.start()
     theirs.close()
-    task = progress.add_task(job.name, total=job.budget.total_timesteps, status="starting")
-    return _Worker(job, process, ours, task)
+    worker = _Worker(process, ours, job, TaskID(0))
+    _give(worker, job, progress)
+    return worker
+
+
+def _give(worker: _Worker, job: Job, progress: Progress) -> None:
+    worker.job, worker.error, worker.idle = job, "", False
+    worker.task = progress.add_task(job.name, total=job.budget.total_timesteps, status="starting")
+    worker.pipe.send(job)
 
 
 def _listen(worker: _Worker, progress: Progress) -> None:
     try:
         while worker.pipe.poll():
             message = worker.pipe.recv()
-            if isinstance(message, str):
+            if message is None:
+                worker.idle = True
+            elif isinstance(message, str):
                 worker.error = message
-                continue
-            step, speed, paid, objective = message
-            status = f"{speed:,.0f} steps/s  return {paid:.3f}  objective {objective:.3f}"
-            progress.update(worker.task, completed=step, status=status)
+            else:
+                step, speed, paid, objective = message
+                status = f"{speed:,.0f} steps/s  return {paid:.3f}  objective {objective:.3f}"
+                progress.update(worker.task, completed=step, status=status)
     except (EOFError, OSError):
         pass  # the worker has ended; its exit code tells how
 
@@ -153,8 +175,8 @@ def _stop(running: Sequence[_Worker]) -> None:
             worker.process.kill()
 
 
-def _work(job: Job, pipe: Connection, threads: int, parent: int) -> None:
-    """A worker process: one job."""
+def _work(pipe: Connection, threads: int, parent: int) -> None:
+    """A worker process: the jobs that come through the pipe, until None."""
     asked = False
 
     def ask(signum: int, frame: Any) -> None:
@@ -178,16 +200,28 @@ def _work(job: Job, pipe: Connection, threads: int, parent: int) -> None:
             keys = ("time/total_timesteps", "time/sps", "rollout/ep_return", "rollout/ep_objective")
             pipe.send(tuple(metrics[k] for k in keys))
 
+    loaded: set[str] = set()
+    while (job := _next(pipe)) is not None:
+        try:
+            for plugin in job.plugins:
+                if plugin not in loaded:
+                    load_plugin(plugin)
+                    loaded.add(plugin)
+            job.folder.mkdir(parents=True, exist_ok=True)
+            # A worker of a killed run may still be ending.
+            with FileLock(job.folder / ".lock", timeout=60):
+                run_job(job, report, lambda: asked)
+        except Interrupted:
+            sys.exit(_STOPPED)
+        except Exception as error:
+            (job.folder / "log.txt").write_text(traceback.format_exc())
+            pipe.send(" ".join(f"{type(error).__name__}: {error}".split()))
+        pipe.send(None)
+
+
+def _next(pipe: Connection) -> Job | None:
     try:
-        for plugin in job.plugins:
-            load_plugin(plugin)
-        job.folder.mkdir(parents=True, exist_ok=True)
-        # A worker of a killed run may still be ending.
-        with FileLock(job.folder / ".lock", timeout=60):
-            run_job(job, report, lambda: asked)
-    except Interrupted:
-        sys.exit(_STOPPED)
-    except BaseException as error:
-        (job.folder / "log.txt").write_text(traceback.format_exc())
-        pipe.send(f"{type(error).__name__}: {error}".splitlines()[0])
-        sys.exit(1)
+        job: Job | None = pipe.recv()
+        return job
+    except EOFError:  # the parent is gone
+        return None

@@ -133,6 +133,19 @@ class Index(nn.Module):
         return self.activation(self.table(index.to(torch.int64) + self.first).sum(-2))
 
 
+class Table(nn.Module):
+    """One row of outputs for each value of a Discrete observation; zero at first."""
+
+    def __init__(self, space: spaces.Discrete, num_outputs: int) -> None:
+        super().__init__()
+        self.start = int(space.start)
+        self.rows = nn.Parameter(torch.zeros(int(space.n), num_outputs))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """(...,) integers to (..., num_outputs)."""
+        return functional.embedding(obs - self.start if self.start else obs, self.rows)
+
+
 class Image(nn.Module):
     """A uint8 picture, channels first or last, to 512 features (Mnih et al. 2015)."""
 
@@ -251,7 +264,8 @@ class RunningMoments(nn.Module):
 class ActorCritic(nn.Module):
     """A policy and a value function.
 
-    Actor and critic are separate networks; pictures and recurrent cores are shared by both.
+    Actor and critic are separate networks; pictures and recurrent cores are shared by both. With
+    ``hidden=()`` both are linear, which on Discrete observations is a table.
 
     Args:
         space: the observation space of one environment.
@@ -279,13 +293,20 @@ class ActorCritic(nn.Module):
         if standardise and not isinstance(space, spaces.Box):
             raise ValueError("normalize_observations=True: expected a Box observation space")
         self.moments = RunningMoments(space.shape) if standardise else None  # type: ignore[arg-type]
+        self.core: nn.GRUCell | nn.LSTMCell | None = None
+        self.memory_size = 0
+        self.log_std = nn.Parameter(torch.zeros(num_outputs)) if learned_std else None
+        if isinstance(space, spaces.Discrete) and not hidden and recurrent is None:
+            self.encoder: nn.Module = nn.Identity()
+            self.critic_encoder: nn.Module = self.encoder
+            self.policy_head: nn.Module = Table(space, num_outputs)
+            self.value_head: nn.Module = Table(space, 1)
+            return
         size = hidden[0] if hidden else 64
         self.encoder = encoder(space, size, activation)
         shared = recurrent is not None or has_image(space)
         self.critic_encoder = self.encoder if shared else encoder(space, size, activation)
         width = int(self.encoder.num_features)  # type: ignore[arg-type]
-        self.core: nn.GRUCell | nn.LSTMCell | None = None
-        self.memory_size = 0
         if recurrent is not None:
             cell = {"gru": nn.GRUCell, "lstm": nn.LSTMCell}[recurrent]
             self.core = cell(width, recurrent_size)
@@ -296,7 +317,6 @@ class ActorCritic(nn.Module):
         self.width = width
         self.policy_head = MLP([width, *hidden, num_outputs], activation, 0.01)
         self.value_head = MLP([width, *hidden, 1], activation, 1.0)
-        self.log_std = nn.Parameter(torch.zeros(num_outputs)) if learned_std else None
 
     def encode(self, obs: Obs) -> tuple[Tensor, Tensor]:
         """Features for the actor and for the critic (the same tensor where they are shared)."""
