@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from rewardzoo.autoreset import StepTracker
-from rewardzoo.transition import Obs, to_numpy, to_torch
+from rewardzoo.transition import Obs, to_numpy
 
 
 class Rollout(NamedTuple):
@@ -98,15 +98,13 @@ class Collector:
                 env_action if self._tensors else to_numpy(env_action)
             )
             step = tracker.step(env_action, obs, reward, terminated, truncated, info)
-            objective = info.get("objective")
-            objective = step.reward if objective is None else to_torch(objective, self.device)
             steps.append(
                 (
                     step.obs,
                     action,
                     step.next_obs,
                     step.reward,
-                    objective.to(torch.float32),
+                    tracker.objective(step),
                     step.terminated,
                     step.truncated,
                     step.valid,
@@ -127,7 +125,8 @@ class Collector:
         if (not self._tensors or self.device.type == "cpu") and not bool(done.any()):
             return
         options = {"reset_mask": done if self._tensors else to_numpy(done)}
-        obs, _ = self.envs.reset(options=options)
+        # A copy: Gymnasium's vector environments take the mask out of the dict.
+        obs, _ = self.envs.reset(options=dict(options))
         self.tracker.reset(obs, options)
 
     def _episodes(self, rollout: Rollout) -> EpisodeSums:

@@ -1,5 +1,7 @@
 """CartPole: balance a pole on a cart."""
 
+from __future__ import annotations
+
 from rewardzoo.registration import register_env
 
 register_env(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from .envs import EnvReport, check_vector_env
 from .recording import MODES, make_envs
 from .rewards import RewardReport, check_reward
+from .spawned import first_observation
 
 __all__ = [
     "MODES",
@@ -16,5 +17,6 @@ __all__ = [
     "RewardReport",
     "check_reward",
     "check_vector_env",
+    "first_observation",
     "make_envs",
 ]

@@ -1,0 +1,120 @@
+"""MountainCar's dynamics: those of Gymnasium's MountainCar-v0 (Moore 1990)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from rewardzoo.functional import FuncEnv, positive
+from rewardzoo.random import Rng
+
+
+@dataclass(frozen=True)
+class MountainCarParams:
+    """Constants of the valley; the values are those of Gymnasium's MountainCar-v0."""
+
+    force: float = 0.001
+    """Acceleration of a push, track units per step squared."""
+    gravity: float = 0.0025
+    """Acceleration on the steepest slope, track units per step squared."""
+    max_speed: float = 0.07
+    """Track units per step."""
+    goal_position: float = 0.5
+    """The flag."""
+    goal_velocity: float = 0.0
+    """At least this fast at the flag."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("force", "gravity", "max_speed"):
+            positive(name, getattr(self, name))
+
+
+class MountainCarState(NamedTuple):
+    """Each (N,) float64."""
+
+    position: Tensor
+    velocity: Tensor
+
+
+_LEFT_END, _RIGHT_END = -1.2, 0.6
+
+
+class MountainCar(FuncEnv):
+    """Swing an underpowered car out of a valley.
+
+    Dynamics: those of Gymnasium's MountainCar-v0, in float64. The left end of the track stops the
+    car.
+
+    Observation: Box (2,) float32: position in [-1.2, 0.6], velocity in [-0.07, 0.07].
+
+    Action: Discrete(3): 0 pushes left, 1 coasts, 2 pushes right.
+
+    Objective: -1 for every step, that which reaches the flag included.
+
+    Start state: position uniform in [-0.6, -0.4), at rest.
+
+    End of episode: terminated at position 0.5 and beyond; truncated after 200 steps.
+
+    Reference returns: uniform policy -200; pushing along the velocity about -120.
+
+    Paper: Moore (1990), "Efficient memory-based learning for robot control".
+    """
+
+    Params = MountainCarParams
+    render_modes = ("rgb_array",)
+
+    def __init__(self, device: torch.device | str = "cpu", **params: Any) -> None:
+        super().__init__(device, **params)
+        speed = self.params.max_speed
+        low, high = np.array([_LEFT_END, -speed]), np.array([_RIGHT_END, speed])
+        self.observation_space = spaces.Box(low.astype(np.float32), high.astype(np.float32))
+        self.action_space = spaces.Discrete(3)
+
+    def initial(self, rng: Rng, params: Any = None) -> MountainCarState:
+        """At rest in the valley."""
+        position = rng.uniform().to(torch.float64) * 0.2 - 0.6
+        return MountainCarState(position, torch.zeros_like(position))
+
+    def transition(
+        self, state: MountainCarState, action: Tensor, rng: Rng, params: Any = None
+    ) -> MountainCarState:
+        """One step of unit length."""
+        p: MountainCarParams = params or self.params
+        slope = torch.cos(3.0 * state.position)
+        velocity = state.velocity + ((action - 1) * p.force - p.gravity * slope)
+        velocity = velocity.clamp(-p.max_speed, p.max_speed)
+        position = (state.position + velocity).clamp(_LEFT_END, _RIGHT_END)
+        stopped = (position == _LEFT_END) & (velocity < 0)
+        return MountainCarState(position, torch.where(stopped, 0.0, velocity))
+
+    def observation(self, state: MountainCarState, rng: Rng, params: Any = None) -> Tensor:
+        """The state, (N, 2) float32."""
+        return torch.stack(state, 1).to(torch.float32)
+
+    def reward(
+        self,
+        state: MountainCarState,
+        action: Tensor,
+        next_state: MountainCarState,
+        rng: Rng,
+        params: Any = None,
+    ) -> Tensor:
+        """Minus one a step."""
+        return torch.full_like(next_state.position, -1.0, dtype=torch.float32)
+
+    def terminal(self, state: MountainCarState, rng: Rng, params: Any = None) -> Tensor:
+        """At the flag."""
+        p: MountainCarParams = params or self.params
+        return (state.position >= p.goal_position) & (state.velocity >= p.goal_velocity)
+
+    def render_image(self, state: MountainCarState, i: int) -> np.ndarray:
+        """A frame (400, 600, 3) uint8."""
+        from .render import frame
+
+        return frame(float(state.position[i]), self.params.goal_position)
