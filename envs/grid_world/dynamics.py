@@ -68,7 +68,7 @@ class GridWorld(FuncEnv):
 
     Reference returns: see ``transition_matrix`` and ``rewardzoo.agents.tabular`` for the optimum
     of any map; for the default map the optimal policy's expected return without discount is 1
-    (bumping into walls avoids the trap), .914 with discount .99.
+    (bumping into walls avoids the trap), .936 with discount .99.
 
     Paper: after Russell and Norvig, "Artificial Intelligence: A Modern Approach", section 17.1.
     """
