@@ -241,9 +241,7 @@ class PPO:
         zero = torch.zeros_like(self._seeds)
         rng = Rng(self._seeds, zero + self.iteration, 0, _AGENT_STREAM)
 
-        def act(
-            obs: Obs, memory: Tensor, began: Tensor, t: int
-        ) -> tuple[Tensor, Tensor, Tensor]:
+        def act(obs: Obs, memory: Tensor, began: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
             if network.core is None:
                 out = network.actor(obs)
             else:
@@ -279,9 +277,7 @@ class PPO:
             )
             value = network.value(features)
             # The successor continues the memory of the step that led to it.
-            after = network.remember(
-                network.encode(next_obs)[0], memories, torch.zeros_like(began)
-            )
+            after = network.remember(network.encode(next_obs)[0], memories, torch.zeros_like(began))
             next_value = network.value(after[:, : network.width]).reshape(steps, num_envs)
         shape = (steps, num_envs)
         advantage = gae(
@@ -297,9 +293,7 @@ class PPO:
             network.moments.update(obs.to(torch.float32))
         weight = None if rollout.valid is None else _flat(rollout.valid).to(torch.float32)
         memory = None if network.core is None else rollout.memory
-        return Batch(
-            obs, action, logp, value, advantage, advantage + value, weight, began, memory
-        )
+        return Batch(obs, action, logp, value, advantage, advantage + value, weight, began, memory)
 
     def _next_value(self, rollout: Rollout, value: Tensor) -> Tensor:
         """(T, N) values of the true successors, given those of the observations."""

@@ -101,7 +101,9 @@ def value_iteration(
     raise RuntimeError(f"value iteration: not settled after {max_sweeps} sweeps at gamma={gamma}")
 
 
-def policy_iteration(mdp: TabularMDP, gamma: float, max_rounds: int = 1000) -> tuple[Tensor, Tensor]:
+def policy_iteration(
+    mdp: TabularMDP, gamma: float, max_rounds: int = 1000
+) -> tuple[Tensor, Tensor]:
     """Optimal values (..., S) and a greedy policy (..., S, A).
 
     Starts from the uniform policy, from which every state of a proper problem ends, and changes an

@@ -192,9 +192,7 @@ def jobs_of(
         raise ExperimentError(f"seeds={count}: expected 1 to {len(experiment.seeds)}")
     root = out / experiment.name / budget_name
     return [
-        Job(
-            experiment.name, i, seed, budget, root / arm.slug / f"seed-{seed}", device, plugins
-        )
+        Job(experiment.name, i, seed, budget, root / arm.slug / f"seed-{seed}", device, plugins)
         for seed in experiment.seeds[:count]
         for i, arm in enumerate(experiment.grid)
     ]

@@ -152,7 +152,9 @@ def html(results: Results, verdicts: Sequence[Verdict]) -> str:
         hacking_svgs=_hacking_figures(rows, curves, results.references),
         missing=sum(c.missing for key in curves for c in curves[key] if c),
         fewest=min(seeds, default=0),
-        seeds=f"{min(seeds)} to {max(seeds)}" if len(set(seeds)) > 1 else str(max(seeds, default=0)),
+        seeds=f"{min(seeds)} to {max(seeds)}"
+        if len(set(seeds)) > 1
+        else str(max(seeds, default=0)),
     )
 
 

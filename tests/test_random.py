@@ -79,7 +79,9 @@ def test_one_long_permutation_is_one() -> None:
 def test_normal_and_gumbel_are_finite_at_the_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = Rng(torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), 0)
     ends = torch.tensor([0, 2**32 - 1])
-    monkeypatch.setattr(rng, "bits", lambda *shape: ends.reshape(2, *(1,) * len(shape)).expand(2, *shape))
+    monkeypatch.setattr(
+        rng, "bits", lambda *shape: ends.reshape(2, *(1,) * len(shape)).expand(2, *shape)
+    )
     assert torch.isfinite(rng.gumbel(1)).all() and torch.isfinite(rng.normal(1)).all()
 
 

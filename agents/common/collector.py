@@ -136,7 +136,7 @@ class Collector:
         per_step = torch.stack([rollout.reward, rollout.objective, valid.to(torch.float32)])
         sums = per_step.to(torch.float64).cumsum(1) + self._running.unsqueeze(1)
         steps = torch.arange(1, done.shape[0] + 1, device=done.device).unsqueeze(1)
-        # last[t]: how many steps had been made when the episode running at step t began (0: before).
+        # last[t]: the steps made when the episode that runs at step t began (0: before these).
         ended = torch.where(done, steps, 0).cummax(0).values
         last = torch.cat([torch.zeros_like(ended[:1]), ended])
         base = torch.cat([torch.zeros_like(sums[:, :1]), sums], 1)

@@ -41,7 +41,9 @@ def _check(name: str, value: Any, field: dataclasses.Field[Any]) -> None:
         if number and not math.isfinite(value):
             raise ValueError(f"{name}={value}: expected a finite number")
         return
-    bounds = f"{'' if low is None else f'{low:g} <= '}{name}{'' if high is None else f' <= {high:g}'}"
+    bounds = (
+        f"{'' if low is None else f'{low:g} <= '}{name}{'' if high is None else f' <= {high:g}'}"
+    )
     if not number or not math.isfinite(value):
         raise ValueError(f"{name}={value!r}: expected a finite number with {bounds}")
     if (low is not None and value < low) or (high is not None and value > high):

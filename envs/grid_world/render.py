@@ -21,7 +21,12 @@ def frame(rows: list[str], cell: int) -> np.ndarray:
     y, x = divmod(cell, width)
     margin = _SIZE // 5
     draw.ellipse(
-        (x * _SIZE + margin, y * _SIZE + margin, (x + 1) * _SIZE - margin, (y + 1) * _SIZE - margin),
+        (
+            x * _SIZE + margin,
+            y * _SIZE + margin,
+            (x + 1) * _SIZE - margin,
+            (y + 1) * _SIZE - margin,
+        ),
         fill=(0, 114, 178),
     )
     return np.asarray(image)

@@ -107,9 +107,7 @@ class SepsisICU(FuncEnv):
         p: SepsisParams = self.params
         data = tables()
         self.action_space = spaces.Discrete(NUM_ACTIONS)
-        self._keys, self._successors, self._row_ends = (
-            t.to(self.device) for t in _inverse_cdf()
-        )
+        self._keys, self._successors, self._row_ends = (t.to(self.device) for t in _inverse_cdf())
         self._sofa = torch.tensor(data.sofa, dtype=torch.float32, device=self.device)
         self._admissible = torch.tensor(data.admissible, device=self.device)
         if p.obs == "index":
@@ -117,7 +115,9 @@ class SepsisICU(FuncEnv):
             return
         kept = [i for i, name in enumerate(FEATURES) if name not in ACTION_LEAKS]
         if p.features == "all47":
-            warnings.warn("features='all47': max_dose_vaso and input_4hourly are the action", stacklevel=2)
+            warnings.warn(
+                "features='all47': max_dose_vaso and input_4hourly are the action", stacklevel=2
+            )
             kept = list(range(len(FEATURES)))
         self.feature_names = tuple(FEATURES[i] for i in kept)
         self.observation_space = box(-np.inf, np.inf, (len(kept),))

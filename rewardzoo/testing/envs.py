@@ -148,9 +148,7 @@ def _check_step(envs: VectorEnv[Any, Any, Any], raw: Any, t: Transition | None) 
         )
 
 
-def _check_env_saving(
-    env: str | EnvMaker, log: Log, num_envs: int, steps: int, seed: int
-) -> bool:
+def _check_env_saving(env: str | EnvMaker, log: Log, num_envs: int, steps: int, seed: int) -> bool:
     envs = make_envs(env, num_envs, AutoresetMode.SAME_STEP)
     if not hasattr(envs, "state_dict"):
         envs.close()

@@ -74,10 +74,7 @@ def scripted_envs(
     observation: str = "box",
 ) -> SyncVectorEnv:
     """Gymnasium's vector environment of scripted ones: row ``i`` has lengths 2 + i % 3, then 4."""
-    makers = [
-        lambda i=i: ScriptedEnv((2 + i % 3, 4), ends, observation)
-        for i in range(num_envs)
-    ]
+    makers = [lambda i=i: ScriptedEnv((2 + i % 3, 4), ends, observation) for i in range(num_envs)]
     return SyncVectorEnv(makers, autoreset_mode=autoreset_mode)
 
 

@@ -172,7 +172,10 @@ def test_update_equals_stable_baselines3_on_the_same_batch(clip_range_vf: float 
     theirs.set_logger(configure(None, []))
     policy = theirs.policy
     pairs = [
-        (agent.network.policy_head.layers, [*policy.mlp_extractor.policy_net[::2], policy.action_net]),
+        (
+            agent.network.policy_head.layers,
+            [*policy.mlp_extractor.policy_net[::2], policy.action_net],
+        ),
         (agent.network.value_head.layers, [*policy.mlp_extractor.value_net[::2], policy.value_net]),
     ]
     with torch.no_grad():
@@ -266,7 +269,8 @@ def test_dead_steps_of_next_step_autoreset_do_not_change_the_gradient() -> None:
     gradient = agent.parameters.grad.clone()
     dead = ~rollout.valid.reshape(-1)
     spoiled = batch._replace(
-        advantage=torch.where(dead, 1e3, batch.advantage), returns=torch.where(dead, 1e3, batch.returns)
+        advantage=torch.where(dead, 1e3, batch.advantage),
+        returns=torch.where(dead, 1e3, batch.returns),
     )
     agent._gradient_step(spoiled)
     torch.testing.assert_close(agent.parameters.grad, gradient)
@@ -311,7 +315,9 @@ def test_recurrent_policy_recalls_what_feed_forward_cannot(recurrent: str) -> No
     for kind in (recurrent, None):
         agent = PPO(FunctionalVectorEnv(64, Recall), recurrent=kind, recurrent_size=32, **settings)
         agent.learn(64 * 16 * 60)
-        returns[kind] = float(agent.evaluate(FunctionalVectorEnv(64, Recall), 1024)["return"].mean())
+        returns[kind] = float(
+            agent.evaluate(FunctionalVectorEnv(64, Recall), 1024)["return"].mean()
+        )
     assert returns[recurrent] > 0.99
     # Chance is 1/2; 1,024 episodes have a standard error of 1/64.
     assert abs(returns[None] - 0.5) < 5 / 64

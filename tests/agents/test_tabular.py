@@ -92,7 +92,9 @@ def test_a_batch_of_rewards_equals_a_loop() -> None:
     for i, reward in enumerate(rewards):
         value, policy = policy_iteration(mdp.with_reward(reward), 0.9)
         torch.testing.assert_close(values[i], value)
-        torch.testing.assert_close(evaluate_policy(mdp.with_reward(reward), policies[i], 0.9), value)
+        torch.testing.assert_close(
+            evaluate_policy(mdp.with_reward(reward), policies[i], 0.9), value
+        )
 
 
 def optimal_sets(q: Tensor) -> Tensor:

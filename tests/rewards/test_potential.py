@@ -133,9 +133,12 @@ def test_a_terminated_successor_is_worth_0_and_a_truncated_one_its_potential():
 
 
 def test_an_infinite_potential_of_a_terminated_state_is_not_paid():
-    assert Potential(lambda s: torch.where(s == 1, torch.inf, 0.0), 0.9)(
-        batch(0, 1, terminated=True)
-    ).item() == 0
+    assert (
+        Potential(lambda s: torch.where(s == 1, torch.inf, 0.0), 0.9)(
+            batch(0, 1, terminated=True)
+        ).item()
+        == 0
+    )
 
 
 # ---- the optimum ---------------------------------------------------------------------------------
@@ -288,7 +291,9 @@ def test_table_must_fit_the_states():
 
 
 def test_phi_of_the_wrong_shape_is_named():
-    with pytest.raises(RewardError, match=r"phi: returned Tensor \(2, 1\), expected a tensor \(2,\)"):
+    with pytest.raises(
+        RewardError, match=r"phi: returned Tensor \(2, 1\), expected a tensor \(2,\)"
+    ):
         Potential(lambda obs: obs.unsqueeze(1), 0.9)(batch([0, 1], [1, 0]))
 
 
