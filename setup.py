@@ -2,13 +2,7 @@
 
 from setuptools import find_packages, setup
 
-inner = ("envs", "agents", "experiments")
-nested = [
-    f"rewardzoo.{name}"
-    for root in inner
-    for name in find_packages(".", include=[root, f"{root}.*"])
-]
-outer = find_packages(
-    ".", include=["rewardzoo", "rewardzoo.*"], exclude=[f"rewardzoo.{r}*" for r in inner]
-)
-setup(packages=[*outer, *nested])
+INNER = ("envs", "agents", "experiments")
+outer = find_packages(include=["rewardzoo*"], exclude=[f"rewardzoo.{name}*" for name in INNER])
+inner = find_packages(include=[pattern for name in INNER for pattern in (name, f"{name}.*")])
+setup(packages=[*outer, *(f"rewardzoo.{name}" for name in inner)])

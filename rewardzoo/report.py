@@ -494,7 +494,7 @@ def _svg(
         "ytick.left": False,
         "xtick.major.size": 3,
     }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(style):  # type: ignore[arg-type]
         figure = Figure(figsize=size)
         FigureCanvasSVG(figure)
         width, height = size

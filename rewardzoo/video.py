@@ -35,13 +35,13 @@ def record_episode(
         ValueError: if the environment cannot be drawn that way.
     """
     mode = "ansi" if gif is None else "rgb_array"
-    env = gymnasium.make(env_id, render_mode=mode)
+    env: Any = gymnasium.make(env_id, render_mode=mode)
     policy = None
     if checkpoint is not None:
         policy = AGENTS[agent].load(checkpoint, env=gymnasium.make_vec(env_id, num_envs=1))
     obs, _ = env.reset(seed=seed)
     env.action_space.seed(seed)
-    frames = [env.render()]
+    frames: list[Any] = [env.render()]
     state: Any = None
     for _ in range(max_steps):
         if policy is None:

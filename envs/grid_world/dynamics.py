@@ -1,4 +1,4 @@
-"""GridWorld's dynamics: a maze drawn as text, with a slip (after Russell and Norvig's 4 x 3 world)."""
+"""GridWorld's dynamics: a maze drawn as text, with a slip (after Russell and Norvig)."""
 
 from __future__ import annotations
 
