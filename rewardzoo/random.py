@@ -68,12 +68,20 @@ class Rng:
         """Uniform integers in [0, 2**32), (N, *shape) int64."""
         if self._key is None:  # hashed on first use, so that steps which draw nothing pay nothing
             seed, episode, step, stream = self._counters
-            self._key = (
-                seed * _signed(_SEED)
-                + episode * _signed(_EPISODE)
-                + (_signed(step * _STEP) if isinstance(step, int) else step * _signed(_STEP))
-                + _signed(stream * _STREAM)
-            )
+            rest = stream * _STREAM
+            if isinstance(step, int):
+                self._key = (
+                    seed * _signed(_SEED)
+                    + episode * _signed(_EPISODE)
+                    + _signed(rest + step * _STEP)
+                )
+            else:
+                self._key = (
+                    seed * _signed(_SEED)
+                    + episode * _signed(_EPISODE)
+                    + step * _signed(_STEP)
+                    + _signed(rest)
+                )
         count = math.prod(shape)
         first = self._draws
         self._draws += count

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rewardzoo.functional import FuncEnv, positive
 from rewardzoo.random import Rng
+from rewardzoo.rewards.base import number
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class CartPoleParams:
         """Check the values."""
         for name in ("mass_cart", "mass_pole", "half_length", "tau", "max_angle", "max_position"):
             positive(name, getattr(self, name))
+        for name in ("gravity", "force"):
+            number(name, getattr(self, name))
+        number("reset_bound", self.reset_bound, 0.0)
 
 
 class CartPoleState(NamedTuple):
@@ -71,7 +75,8 @@ class CartPole(FuncEnv):
     End of episode: terminated when the cart leaves [-2.4, 2.4] m or the pole leaves 12 degrees;
     truncated after 500 steps.
 
-    Reference returns: uniform policy 22 (mean of 10,000 episodes), optimal 500.
+    Reference returns: uniform policy 22.3 (mean of 10,000 episodes); pushing to the side to which
+    the pole falls (``angle + angular velocity + 0.1 position + 0.3 velocity > 0``) 500, optimal.
 
     Paper: Barto, Sutton, Anderson (1983), "Neuronlike adaptive elements that can solve difficult
     learning control problems".
@@ -101,15 +106,14 @@ class CartPole(FuncEnv):
         """One Euler step of length ``tau``."""
         p: CartPoleParams = params or self.params
         x, x_dot, theta, theta_dot = state
+        # Products of constants first: fewer tensor operations, which are what a small batch costs.
         total_mass = p.mass_cart + p.mass_pole
-        pole_moment = p.mass_pole * p.half_length
-        force = action * (2.0 * p.force) - p.force
+        share = p.mass_pole * p.half_length / total_mass
+        push = p.force / total_mass
         cos, sin = torch.cos(theta), torch.sin(theta)
-        temp = (force + pole_moment * (theta_dot * theta_dot) * sin) / total_mass
-        theta_acc = (p.gravity * sin - cos * temp) / (
-            p.half_length * (4.0 / 3.0 - p.mass_pole * (cos * cos) / total_mass)
-        )
-        x_acc = temp - pole_moment * theta_acc * cos / total_mass
+        temp = action.to(torch.float64) * (2.0 * push) - push + theta_dot * theta_dot * sin * share
+        theta_acc = (sin * p.gravity - cos * temp) / (p.half_length * 4.0 / 3.0 - cos * cos * share)
+        x_acc = temp - theta_acc * cos * share
         return CartPoleState(
             x + p.tau * x_dot,
             x_dot + p.tau * x_acc,

@@ -9,3 +9,8 @@ register_env(
     "rewardzoo.envs.mountain_car.dynamics:MountainCar",
     max_episode_steps=200,
 )
+register_env(
+    "rewardzoo/MountainCarContinuous-v0",
+    "rewardzoo.envs.mountain_car.dynamics:MountainCarContinuous",
+    max_episode_steps=999,
+)
