@@ -96,7 +96,21 @@ def register_env(
         dynamics: ``"module:Class"`` of the FuncEnv; imported when an environment is made.
         max_episode_steps: truncation limit.
         **kwargs: default parameters.
+
+    Raises:
+        ValueError: if the id is taken by something else.
     """
+    known = gymnasium.registry.get(id)
+    if known is not None:
+        if (known.max_episode_steps, known.kwargs) == (
+            max_episode_steps,
+            {"dynamics": dynamics, **kwargs},
+        ):
+            return
+        raise ValueError(
+            f"environment {id!r} is registered twice: for {known.kwargs.get('dynamics', known)} "
+            f"and for {dynamics}; choose another id"
+        )
     gymnasium.register(
         id,
         entry_point="rewardzoo.functional:FunctionalEnv",
