@@ -63,12 +63,12 @@ def optimal_value(envs: Any) -> Tensor:
 
 
 def by_optimal_value(envs: Any) -> RewardFunction:
-    """objective + potential(phi = the optimal value)."""
+    """Objective + potential(phi = the optimal value)."""
     return env_reward + Potential(optimal_value(envs), gamma=GAMMA)
 
 
 def by_misleading_potential(envs: Any) -> RewardFunction:
-    """objective + potential(phi = minus the optimal value): praises getting worse."""
+    """Objective + potential(phi = minus the optimal value): praises getting worse."""
     return env_reward + Potential(-optimal_value(envs), gamma=GAMMA)
 
 

@@ -207,6 +207,8 @@ def final_info(info: dict[str, Any]) -> dict[str, Any]:
     last = info["final_info"]
     if not isinstance(last, dict):
         return info
+    if isinstance(_leaf(last), Tensor):  # ours: dense, over all rows
+        return {**info, **last}
     moved = {"final_info", "_final_info", "final_obs", "_final_obs"}
     kept = {key: value for key, value in info.items() if key not in moved}
     return {**info, **_overwrite(kept, last, np.asarray(info["_final_info"]))}

@@ -269,7 +269,9 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     ``terminated`` and ``truncated`` (N,) bool, and in ``info``, dense over all rows:
     ``objective`` (N,) float32; ``episode``, a dict of ``r`` (return so far), ``objective`` (its
     sum) and ``l`` (length), meaningful where ``_episode`` (N,) bool marks an episode's end; in
-    same-step mode ``final_obs`` (the true successor of every row) with mask ``_final_obs``.
+    same-step mode ``final_obs`` (the true successor of every row) with mask ``_final_obs``, and
+    ``final_info``, the dynamics' ``state_info`` of the true successors (in ``info`` itself it is that
+    of the states to act on).
 
     Args:
         num_envs: N.
@@ -439,6 +441,8 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         if mode is AutoresetMode.SAME_STEP:
             info["final_obs"] = obs
             info["_final_obs"] = done
+            if self._has_state_info:
+                info["final_info"] = func.state_info(state)
         if mode is not AutoresetMode.DISABLED:
             rows = done if mode is AutoresetMode.SAME_STEP else dead
             if not self._may_look or bool(rows.any()):

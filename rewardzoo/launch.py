@@ -77,7 +77,6 @@ def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:
 
 
 def _run(waiting: list[Job], workers: int, console: Console) -> None:
-    threads = max(1, (os.cpu_count() or 1) // workers)
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -115,7 +114,7 @@ def _run(waiting: list[Job], workers: int, console: Console) -> None:
         try:
             while pending or running:
                 while pending and len(running) < workers:
-                    running.append(_start(pending.pop(0), threads, progress))
+                    running.append(_start(pending.pop(0), progress))
                 wait([w.pipe for w in running] + [w.process.sentinel for w in running], 1.0)
                 for worker in list(running):
                     _listen(worker, progress)
@@ -130,10 +129,10 @@ def _run(waiting: list[Job], workers: int, console: Console) -> None:
         raise JobsFailed(f"{len(failed)} of {len(waiting)} runs failed: {'; '.join(failed)}")
 
 
-def _start(job: Job, threads: int, progress: Progress) -> _Worker:
+def _start(job: Job, progress: Progress) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, threads, os.getpid()))
+    process = context.Process(target=_work, args=(theirs, os.getpid()))
     process.start()
     theirs.close()
     worker = _Worker(process, ours, job, TaskID(0))
@@ -175,7 +174,7 @@ def _stop(running: Sequence[_Worker]) -> None:
             worker.process.kill()
 
 
-def _work(pipe: Connection, threads: int, parent: int) -> None:
+def _work(pipe: Connection, parent: int) -> None:
     """A worker process: the jobs that come through the pipe, until None."""
     asked = False
 
@@ -188,7 +187,8 @@ def _work(pipe: Connection, threads: int, parent: int) -> None:
     signal.signal(signal.SIGTERM, ask)
     import torch
 
-    torch.set_num_threads(threads)
+    # One each: workers are the parallelism, and sums then do not depend on their number.
+    torch.set_num_threads(1)
     last = 0.0
 
     def report(metrics: dict[str, float]) -> None:

@@ -266,7 +266,8 @@ def _rows(info: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict):
             out[key] = _rows(value)
         elif isinstance(value, (bool, int, float, np.number, np.bool_, np.ndarray)):
-            out[key] = np.asarray(value)[None]
+            array = np.asarray(value)[None]
+            out[key] = array if array.dtype == object else torch.from_numpy(array)
         elif isinstance(value, Tensor):
             out[key] = value.unsqueeze(0)
         else:

@@ -1,0 +1,144 @@
+"""Write the generated pages: a card for every environment, reward function, agent and experiment.
+
+``make docs`` runs this before the site is built. Cards are the docstrings: nothing is kept twice.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+from PIL import Image
+
+import rewardzoo  # noqa: F401
+from rewardzoo.registration import AGENTS, EXPERIMENTS, REWARDS, env_ids
+
+HERE = Path(__file__).parent
+OUT = HERE / "generated"
+
+
+def paragraphs(docstring: str | None) -> str:
+    """A class docstring as a page: ``Heading: text`` becomes a section."""
+    text = inspect.cleandoc(docstring or "")
+    text = re.sub(r"^([A-Z][A-Za-z ]{2,24}):[ \n]", r"\n## \1\n\n", text, flags=re.MULTILINE)
+    return re.sub(r"``([^`]+)``", r"`\1`", text)
+
+
+def parameters(kind: type) -> str:
+    """The fields of a Params dataclass with the strings that follow them in its source."""
+    tree = ast.parse(inspect.cleandoc(inspect.getsource(kind)))
+    body = next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
+    notes: dict[str, str] = {}
+    for field, note in zip(body, body[1:], strict=False):
+        documented = isinstance(note, ast.Expr) and isinstance(note.value, ast.Constant)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and documented:
+            notes[field.target.id] = " ".join(str(note.value.value).split())
+    rows = [
+        f"| `{f.name}` | `{f.default!r}` | {notes.get(f.name, '')} |"
+        for f in dataclasses.fields(kind)
+    ]
+    if not rows:
+        return ""
+    return "\n".join(["## Parameters", "", "| name | default | meaning |", "|---|---|---|", *rows])
+
+
+def picture(id: str) -> Image.Image | None:
+    """A frame after a few random steps, or None where there is nothing to draw."""
+    env: Any = gymnasium.make(id, render_mode="rgb_array")
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    for _ in range(4):
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        if terminated or truncated:
+            env.reset()
+    return Image.fromarray(env.render())
+
+
+def env_card(id: str) -> str:
+    """The page of an environment; writes its picture beside it."""
+    func: Any = gymnasium.make(id).unwrapped.func
+    name = id.split("/")[1]
+    lines = [f"# {id}", ""]
+    if "rgb_array" in func.render_modes:
+        image = picture(id)
+        if image is not None:
+            image.save(OUT / f"{name}.png")
+            lines += [f"![{name} after a few random steps]({name}.png)", ""]
+    limit = gymnasium.spec(id).max_episode_steps
+    lines += [
+        "| | |",
+        "|---|---|",
+        f"| make | `gymnasium.make({id!r})` |",
+        f"| observation space | `{func.observation_space}` |".replace("\n", " "),
+        f"| action space | `{func.action_space}` |",
+        f"| truncated after | {limit} steps |",
+        "",
+        paragraphs(type(func).__doc__),
+        "",
+        parameters(type(func.params)),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def hyperparameters(kind: Any) -> str:
+    """The table of an agent's hyperparameters."""
+    rows = [
+        f"| `{f.name}` | `{f.default!r}` | {f.metadata.get('help', '')} |"
+        for f in dataclasses.fields(kind)
+    ]
+    return "\n".join(["| hyperparameter | default | meaning |", "|---|---|---|", *rows])
+
+
+def write(name: str, text: str) -> None:
+    """Write one page."""
+    (OUT / name).write_text(text + "\n")
+
+
+def main() -> None:
+    """Write all pages anew."""
+    shutil.rmtree(OUT, ignore_errors=True)
+    OUT.mkdir()
+    index = ["# Environments", "", "| id | |", "|---|---|"]
+    for id in env_ids():
+        name = id.split("/")[1]
+        write(f"{name}.md", env_card(id))
+        first = paragraphs(type(gymnasium.make(id).unwrapped.func).__doc__).splitlines()[0]
+        index.append(f"| [{id}]({name}.md) | {first} |")
+    write("environments.md", "\n".join(index))
+    _ = list(EXPERIMENTS)
+    rewards = [
+        f"## {name}\n\n`{name}{inspect.signature(REWARDS[name])}`\n\n"
+        + paragraphs(REWARDS[name].__doc__).replace("\n## ", "\n### ")
+        for name in REWARDS
+    ]
+    write("rewards.md", "\n\n".join(["# Reward functions", *rewards]))
+    agents = [
+        f"## {name}\n\n{paragraphs(AGENTS[name].__doc__).split(chr(10) + '## ')[0]}\n\n"
+        + hyperparameters(AGENTS[name].Hyperparameters)
+        for name in AGENTS
+    ]
+    write("agents.md", "\n\n".join(["# Agents", *agents]))
+    pages = ["# Experiments"]
+    for name in EXPERIMENTS:
+        e = EXPERIMENTS[name]
+        arms = "\n".join(
+            f"| {a.label} | `{a.env}` | {a.reward_text} | `{a.agent}` |" for a in e.grid
+        )
+        claims = "\n".join(f"- {claim.sentence}" for claim in e.claims)
+        pages.append(
+            f"## {name}: {e.title}\n\nPaper: {e.paper}\n\n```bash\nrewardzoo run {name}\n```\n\n"
+            f"| arm | environment | reward | agent |\n|---|---|---|---|\n{arms}\n\n"
+            f"Claims that can come out false:\n\n{claims}"
+        )
+    write("experiments.md", "\n\n".join(pages))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Speed, as ratios to peers measured in the same run: ``rewardzoo bench``.
+
+Nothing here is imported by the rest of the project, and importing it imports no peer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+BENCHMARKS = ("import_time", "env_step", "reward_wrapper", "ppo")
+
+
+def main(only: str | None = None, out: str | Path | None = None, console: Any = None) -> bool:
+    """Run the benchmarks, print a table, write a JSON file.
+
+    Args:
+        only: one of ``BENCHMARKS``; None runs all.
+        out: JSON file with hardware, versions and every reading.
+        console: a rich console.
+
+    Returns:
+        Whether every bar that could be measured is met.
+
+    Raises:
+        ValueError: for an unknown benchmark, or a file that cannot be written.
+    """
+    import importlib
+
+    from rich.console import Console
+
+    from rewardzoo.registration import UnknownNameError, unknown
+
+    from .timing import table, write_json
+
+    if only is not None and only not in BENCHMARKS:
+        raise UnknownNameError(unknown("benchmark", only, BENCHMARKS))
+    if out is not None and not Path(out).absolute().parent.is_dir():
+        raise ValueError(f"out={str(out)!r}: its folder does not exist; make it first")
+    console = console or Console()
+    rows = []
+    for name in [only] if only else BENCHMARKS:
+        console.print(f"{name} ...", highlight=False)
+        module = importlib.import_module(f"{__name__}.{name}")
+        rows += module.run(lambda line: console.print(f"  {line}", highlight=False))
+        if out is not None:  # after each, so that an interrupted run leaves what it has
+            write_json(Path(out), rows)
+    console.print(table(rows))
+    return all(row.met is not False for row in rows)
