@@ -57,6 +57,24 @@ def test_uniform_and_uncorrelated_along_every_counter(counter: str) -> None:
     assert stats.chisquare(cells.ravel()).pvalue > 1e-6
 
 
+def test_uniform_and_uncorrelated_along_the_draws_of_a_step() -> None:
+    u = along("seed", 2).uniform(COUNT).double().numpy()
+    for row in u:
+        assert stats.kstest(row, "uniform").pvalue > 1e-6
+        for lag in (1, 2, 64):
+            assert abs(np.corrcoef(row[:-lag], row[lag:])[0, 1]) < 5 / np.sqrt(COUNT)
+    assert abs(np.corrcoef(u)[0, 1]) < 5 / np.sqrt(COUNT)
+
+
+def test_seed_and_episode_and_step_are_not_exchangeable() -> None:
+    """The hash of a sum must not make one counter's numbers another's."""
+    numbers = [along(counter, 1000).bits().tolist() for counter in ("seed", "episode", "step")]
+    # 1,000 of 2**32 each: a shared one by chance has probability below .001; (3, 3, 3) is shared.
+    assert len(set().union(*numbers)) == 3 * 1000 - 2
+    streams = [Rng(*(torch.arange(1000),) * 3, stream=s).bits() for s in range(2)]
+    assert not set(streams[0].tolist()) & set(streams[1].tolist())
+
+
 def test_laws() -> None:
     rng = along("seed")
     assert stats.kstest(rng.normal().numpy(), "norm").pvalue > 1e-6
