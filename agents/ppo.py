@@ -156,8 +156,6 @@ class PPO:
         env: a Gymnasium vector environment, a single one, or an id.
         seed: of parameters, actions and environments.
         device: where it computes; default: the environments' device.
-        compile: fuse the update with ``torch.compile`` (needs a C++ compiler on CPU; the first
-            update takes a minute).
         **hyperparameters: see ``PPOHyperparameters``.
 
     Raises:
@@ -179,7 +177,6 @@ class PPO:
         env: gymnasium.vector.VectorEnv[Any, Any, Any] | gymnasium.Env[Any, Any] | str,
         seed: int = 0,
         device: torch.device | str | None = None,
-        compile: bool = False,
         **hyperparameters: Any,
     ) -> None:
         self.hp: PPOHyperparameters = build(PPOHyperparameters, hyperparameters)
@@ -574,7 +571,6 @@ class PPO:
         path: str | Path,
         env: gymnasium.vector.VectorEnv[Any, Any, Any] | gymnasium.Env[Any, Any] | str,
         device: torch.device | str | None = None,
-        compile: bool = False,
     ) -> PPO:
         """Continue exactly where ``save`` was called.
 
@@ -587,9 +583,7 @@ class PPO:
         """
         target = check_device(device or getattr(env, "device", "cpu"))
         content = load_checkpoint(path, "ppo", target)
-        agent = cls(
-            env, content["seed"], device=target, compile=compile, **content["hyperparameters"]
-        )
+        agent = cls(env, content["seed"], device=target, **content["hyperparameters"])
         if content["spaces"] != agent._spaces():
             raise CheckpointError(
                 f"checkpoint {str(path)!r}: it was saved for {content['spaces']}, and this "

@@ -270,8 +270,8 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     ``objective`` (N,) float32; ``episode``, a dict of ``r`` (return so far), ``objective`` (its
     sum) and ``l`` (length), meaningful where ``_episode`` (N,) bool marks an episode's end; in
     same-step mode ``final_obs`` (the true successor of every row) with mask ``_final_obs``, and
-    ``final_info``, the dynamics' ``state_info`` of the true successors (in ``info`` itself it is that
-    of the states to act on).
+    ``final_info``, the dynamics' ``state_info`` of the true successors (in ``info`` itself it is
+    that of the states to act on).
 
     Args:
         num_envs: N.
