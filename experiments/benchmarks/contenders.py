@@ -24,7 +24,7 @@ def rewardzoo(num_envs: int, seed: int, compile: bool = False) -> Train:
     from rewardzoo.agents.ppo import PPO
 
     agent = PPO(
-        gymnasium.make_vec("rewardzoo/CartPole-v0", num_envs=num_envs), seed=seed, compile=compile
+        gymnasium.make_vec("rewardzoo/CartPole-v0", num_envs=num_envs, compile=compile), seed=seed
     )
 
     def train(iterations: int) -> list[tuple[float, float]]:
@@ -41,7 +41,7 @@ def rewardzoo(num_envs: int, seed: int, compile: bool = False) -> Train:
 
 
 def rewardzoo_compiled(num_envs: int, seed: int) -> Train:
-    """The same with ``compile=True``."""
+    """The same with a compiled environment."""
     return rewardzoo(num_envs, seed, compile=True)
 
 
