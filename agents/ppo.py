@@ -260,8 +260,9 @@ class PPO:
         action, began = _flat(rollout.action), _flat(rollout.began)
         if network.core is None:
             pieces = []
-            for rows in torch.arange(steps * num_envs).split(self._part):
-                part = slice(int(rows[0]), int(rows[-1]) + 1)
+            count = steps * num_envs
+            for start in range(0, count, self._part):
+                part = slice(start, min(start + self._part, count))
                 logp, _, value = self._evaluate(_rows(obs, part), action[part])
                 pieces.append((logp, value))
             logp, value = (torch.cat(p) for p in zip(*pieces, strict=True))

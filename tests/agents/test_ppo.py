@@ -250,10 +250,12 @@ def test_hand_written_gradient_equals_autograd(
         learning_rate=0.05,
     )
     batch = agent.prepare(agent.collect()[0])
-    agent.update(batch)  # now ratios differ from 1, and some are clipped
+    with torch.no_grad():  # ratios must differ from 1, and some be clipped
+        g = torch.Generator().manual_seed(0)
+        agent.parameters.add_(0.2 * torch.randn(agent.parameters.shape, generator=g))
     by_hand = agent._gradient_step(batch)
     gradient = agent.parameters.grad.clone()
-    assert agent._fused is not None and 0.05 < float(by_hand[4]) < 0.95
+    assert agent._fused is not None and 0.02 < float(by_hand[4]) < 1.0
     agent._fused = None
     by_autograd = agent._gradient_step(batch)
     torch.testing.assert_close(by_hand, by_autograd, atol=1e-6, rtol=1e-5)
@@ -456,14 +458,16 @@ def test_an_iteration_runs_on_fake_tensors_of_another_device(
     """Fake tensors also catch matrix products and indexing across devices."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    # Fake tensors hold no numbers, and copying into one needs the real device's driver.
+    # Fake tensors hold no numbers, and moving one needs the real device's driver: build the
+    # network where it belongs.
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *args, **kwargs: module)
     for name in ("orthogonal_", "uniform_", "kaiming_uniform_", "zeros_"):
         monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
     with FakeTensorMode():
-        envs = rewardzoo.VectorRewardWrapper(cartpole(4, device="xpu"), Leaky(leak))
-        with torch.device("xpu"):  # no real tensor can be moved there: build the network in place
+        envs = rewardzoo.VectorRewardWrapper(cartpole(4, device="lazy:0"), Leaky(leak))
+        with torch.device("lazy:0"):
             agent = PPO(envs, num_steps=4)
-        assert agent.parameters.device.type == "xpu"
+        assert agent.parameters.device.type == "lazy"
         if leak == "none":
             agent.update(agent.prepare(agent.collect()[0]))
         else:
