@@ -48,10 +48,11 @@ class Tables(NamedTuple):
 
 @functools.cache
 def tables() -> Tables:
-    """Read and check the tables, once a process.
+    """Read and check the tables, once a process; the arrays are read-only.
 
     Raises:
         ModuleNotFoundError: if the ``icu-sepsis`` package is missing.
+        FileNotFoundError: if it does not hold the tables.
         ValueError: if a table has another shape or does not hold probabilities.
     """
     spec = importlib.util.find_spec("icu_sepsis")
@@ -59,23 +60,34 @@ def tables() -> Tables:
         raise ModuleNotFoundError(
             "rewardzoo/SepsisICU-v0 needs the tables of ICU-Sepsis: pip install icu-sepsis"
         )
-    folder = Path(spec.submodule_search_locations[0]) / "envs" / "assets"
-    with np.load(folder / "dynamics.npz") as data:
-        arrays = {key: data[key] for key in data.files}
+    found = read(Path(spec.submodule_search_locations[0]) / "envs" / "assets")
+    for array in found:
+        array.setflags(write=False)
+    return found
+
+
+def read(folder: Path) -> Tables:
+    """The tables in ``dynamics.npz`` and ``admissible_actions.txt`` of a folder, checked."""
+    keys = ("tx_mat", "d_0", "expert_policy", "state_cluster_centers", "sofa_scores")
+    try:
+        with np.load(folder / "dynamics.npz") as data:  # its r_mat, 100 MB, is never unpacked
+            transition, initial, expert_policy, centres, sofa = (data[key] for key in keys)
+        lines = (folder / "admissible_actions.txt").read_text().splitlines()
+    except (FileNotFoundError, KeyError) as error:
+        raise FileNotFoundError(
+            f"ICU-Sepsis tables in {folder}: {error}; "
+            "pip install --force-reinstall icu-sepsis==2.0.1"
+        ) from error
+    counts = [int(word) for word in lines[0].split()]  # of each state, then one line for each
+    if len(counts) != NUM_STATES or len(lines) != NUM_STATES + 1:
+        raise ValueError(f"ICU-Sepsis table admissible: expected {NUM_STATES} states")
     admissible = np.zeros((NUM_STATES, NUM_ACTIONS), dtype=bool)
-    lines = (folder / "admissible_actions.txt").read_text().splitlines()
-    for state, line in enumerate(lines[1:]):  # the first line counts the actions of each state
-        admissible[state, [int(a) for a in line.split()]] = True
-    return _checked(
-        Tables(
-            transition=arrays["tx_mat"],
-            initial=arrays["d_0"],
-            expert_policy=arrays["expert_policy"],
-            centres=arrays["state_cluster_centers"],
-            sofa=arrays["sofa_scores"],
-            admissible=admissible,
-        )
-    )
+    for state, line in enumerate(lines[1:]):
+        actions = [int(word) for word in line.split()]
+        if len(actions) != counts[state] or not set(actions) <= set(range(NUM_ACTIONS)):
+            raise ValueError(f"ICU-Sepsis table admissible: state {state}: {line!r}")
+        admissible[state, actions] = True
+    return _checked(Tables(transition, initial, expert_policy, centres, sofa, admissible))
 
 
 def _checked(found: Tables) -> Tables:
@@ -90,8 +102,14 @@ def _checked(found: Tables) -> Tables:
         array = getattr(found, name)
         if array.shape != shape or not np.isfinite(array).all():
             raise ValueError(f"ICU-Sepsis table {name}: {array.shape}, expected finite {shape}")
-    sums = found.transition.sum(-1)
-    if (found.transition < 0).any() or not np.allclose(sums, 1.0, atol=1e-8):
-        state, action = np.argwhere(~np.isclose(sums, 1.0, atol=1e-8))[0]
-        raise ValueError(f"ICU-Sepsis table transition: state {state}, action {action}: not 1")
+    distributions = {
+        "transition": found.transition,
+        "initial": found.initial,
+        "expert_policy": found.expert_policy[:DEATH],
+    }
+    for name, rows in distributions.items():
+        wrong = (np.abs(rows.sum(-1) - 1.0) > 1e-8) | (rows < 0).any(-1)
+        if wrong.any():
+            where = np.argwhere(wrong)[0].tolist()
+            raise ValueError(f"ICU-Sepsis table {name}{where}: expected probabilities, sum 1")
     return found

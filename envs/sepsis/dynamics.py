@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rewardzoo.functional import FuncEnv, box
 from rewardzoo.random import Rng
+from rewardzoo.rewards.base import number
 
 from .data import (
     ABSORBING,
@@ -23,6 +24,7 @@ from .data import (
     NUM_ACTIONS,
     NUM_STATES,
     SURVIVAL,
+    Tables,
     tables,
 )
 
@@ -43,7 +45,9 @@ class SepsisParams:
     the cohort's own (its variance within states is 1 minus the variance between them)."""
     inadmissible: str = "mean"
     """An action that clinicians never took in a state: ``mean`` behaves as the average admissible
-    one, ``terminate`` kills, ``raise`` raises."""
+    one, ``terminate`` kills, ``raise`` raises (it has to look, so the device waits for it)."""
+    action_mask: bool = False
+    """Observe a Dict of ``observation`` and ``action_mask`` (25,) int8, 1 where admissible."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -55,14 +59,18 @@ class SepsisParams:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {allowed}")
-        if not 0.0 <= self.obs_noise < float("inf"):
-            raise ValueError(f"obs_noise={self.obs_noise}: expected a finite number >= 0")
+        number("obs_noise", self.obs_noise, 0.0)
+        if self.obs == "index" and (self.obs_noise, self.features) != (0.0, "paper44"):
+            raise ValueError(
+                f"obs_noise={self.obs_noise} and features={self.features!r} change nothing with "
+                "obs='index': give obs='features' too"
+            )
 
 
 class SepsisState(NamedTuple):
     """A batch of patients."""
 
-    index: Tensor  # (N,) int64
+    index: Tensor  # type: ignore[assignment]  # (N,) int64; hides tuple.index
 
 
 class SepsisICU(FuncEnv):
@@ -85,7 +93,8 @@ class SepsisICU(FuncEnv):
 
     End of episode: terminated on death or survival; truncated after 500 steps.
 
-    Arguments: ``obs``, ``features``, ``obs_noise``, ``inadmissible``: see ``SepsisParams``.
+    Arguments: ``obs``, ``features``, ``obs_noise``, ``inadmissible``, ``action_mask``: see
+    ``SepsisParams``.
 
     Data: tables estimated from MIMIC-III, published with the ``icu-sepsis`` package (MIT licence);
     they hold no patient's record.
@@ -107,34 +116,40 @@ class SepsisICU(FuncEnv):
         p: SepsisParams = self.params
         data = tables()
         self.action_space = spaces.Discrete(NUM_ACTIONS)
-        self._keys, self._successors, self._row_ends = (t.to(self.device) for t in _inverse_cdf())
+        self._cdf = _InverseCdf(*(torch.tensor(x, device=self.device) for x in _inverse_cdf()))
         self._sofa = torch.tensor(data.sofa, dtype=torch.float32, device=self.device)
         self._admissible = torch.tensor(data.admissible, device=self.device)
-        if p.obs == "index":
-            self.observation_space: spaces.Space[Any] = spaces.Discrete(NUM_STATES)
-            return
+        space = spaces.Discrete(NUM_STATES) if p.obs == "index" else self._feature_space(data)
+        self.observation_space: spaces.Space[Any] = space
+        if p.action_mask:
+            mask = spaces.MultiBinary(NUM_ACTIONS)
+            self.observation_space = spaces.Dict(observation=space, action_mask=mask)
+
+    def _feature_space(self, data: Tables) -> spaces.Space[Any]:
+        """The space of feature observations; keeps their table and spreads."""
+        p: SepsisParams = self.params
         kept = [i for i, name in enumerate(FEATURES) if name not in ACTION_LEAKS]
         if p.features == "all47":
             warnings.warn(
-                "features='all47': max_dose_vaso and input_4hourly are the action", stacklevel=2
+                "features='all47': max_dose_vaso and input_4hourly are the action", stacklevel=3
             )
             kept = list(range(len(FEATURES)))
         self.feature_names = tuple(FEATURES[i] for i in kept)
-        self.observation_space = box(-np.inf, np.inf, (len(kept),))
         centres = data.centres[:, kept]
         self._centres = torch.tensor(centres, dtype=torch.float32, device=self.device)
         within = np.sqrt(np.maximum(0.0, 1.0 - centres[:SURVIVAL].var(0)))
         self._noise = torch.tensor(p.obs_noise * within, dtype=torch.float32, device=self.device)
+        return box(-np.inf, np.inf, (len(kept),))
 
     def initial(self, rng: Rng, params: Any = None) -> SepsisState:
         """A first window of the cohort."""
-        return SepsisState(self._draw(NUM_STATES * NUM_ACTIONS, rng))
+        return SepsisState(self._draw(self._cdf.start, rng))
 
     def transition(
         self, state: SepsisState, action: Tensor, rng: Rng, params: Any = None
     ) -> SepsisState:
         """Four hours later."""
-        successor = self._draw(state.index * NUM_ACTIONS + action, rng)
+        successor = self._draw(self._cdf.row_of[state.index, action], rng)
         mode = self.params.inadmissible
         if mode != "mean":
             allowed = self._admissible[state.index, action]
@@ -148,8 +163,15 @@ class SepsisICU(FuncEnv):
                 )
         return SepsisState(successor)
 
-    def observation(self, state: SepsisState, rng: Rng, params: Any = None) -> Tensor:
-        """The state's number, or its noisy mean patient."""
+    def observation(self, state: SepsisState, rng: Rng, params: Any = None) -> Any:
+        """The state's number, or its noisy mean patient; with the mask of admissible actions."""
+        seen = self._seen(state, rng)
+        if not self.params.action_mask:
+            return seen
+        mask = self._admissible[state.index].to(torch.int8)
+        return {"observation": seen, "action_mask": mask}
+
+    def _seen(self, state: SepsisState, rng: Rng) -> Tensor:
         if self.params.obs == "index":
             return state.index
         centre = self._centres[state.index]
@@ -197,9 +219,14 @@ class SepsisICU(FuncEnv):
         return np.arange(NUM_STATES) >= DEATH
 
     @property
-    def sofa(self) -> np.ndarray:
-        """(S,) mean SOFA score of each state."""
+    def sofa_scores(self) -> np.ndarray:
+        """(S,) float64, the mean SOFA score of each state."""
         return tables().sofa
+
+    @property
+    def expert_policy(self) -> np.ndarray:
+        """(S, A) float64, how often clinicians chose each action; 0 in the terminal states."""
+        return tables().expert_policy
 
     def render_image(self, state: SepsisState, i: int) -> np.ndarray:
         """A frame (240, 420, 3) uint8: SOFA score, outcome and the largest deviations."""
@@ -213,33 +240,42 @@ class SepsisICU(FuncEnv):
 
         return line(int(state.index[i]))
 
-    def _draw(self, row: Tensor | int, rng: Rng) -> Tensor:
-        """A successor of each row of the model, by inverse cumulative distribution."""
+    def _draw(self, row: Tensor, rng: Rng) -> Tensor:
+        """A successor from each row of probabilities, by inverse cumulative distribution."""
         u = rng.bits() + row * _ROW
-        found = torch.searchsorted(self._keys, u, right=True)
-        return self._successors[torch.minimum(found, self._row_ends[row])]
+        return self._cdf.successors[torch.searchsorted(self._cdf.keys, u, right=True)]
+
+
+class _InverseCdf(NamedTuple):
+    """Thresholds of every distinct row of probabilities, in one sorted line of K numbers."""
+
+    keys: Tensor  # (K,) int64, row * _ROW + threshold
+    successors: Tensor  # (K,) int64, the state that is drawn below the threshold
+    row_of: Tensor  # (S, A) int64, the row of a state and an action
+    start: Tensor  # () int64, the row of the start distribution
 
 
 @functools.cache
-def _inverse_cdf() -> tuple[Tensor, Tensor, Tensor]:
-    """Thresholds of every (state, action), then of the start distribution, in one sorted row.
+def _inverse_cdf() -> tuple[np.ndarray, ...]:
+    """The fields of ``_InverseCdf``, made once a process.
 
     A uniform number is ``k / 2**32`` with an integer ``k``, so "threshold <= k / 2**32" is
-    "ceil(threshold * 2**32) <= k": comparing integers is exact, and one search in
-    ``row * 2**33 + threshold`` serves all rows.
-
-    Returns:
-        Keys (K,) int64, successors (K,) int64, and for each row the index of its last entry.
+    "ceil(threshold * 2**32) <= k": comparing integers is exact, and one search for
+    ``row * _ROW + k`` serves all rows. The last threshold of a row is exactly ``2**32``, above any
+    ``k``, so a search never leaves its row. Inadmissible actions of a state share one row: of
+    17,900 rows 2,918 differ, and the tables fit into a processor's cache.
     """
     data = tables()
     rows = np.concatenate([data.transition.reshape(-1, NUM_STATES), data.initial[None]])
-    cdf = rows.cumsum(-1)
+    seen: dict[bytes, int] = {}
+    row = np.array([seen.setdefault(probs.tobytes(), len(seen)) for probs in rows])
+    distinct = np.frombuffer(b"".join(seen)).reshape(len(seen), NUM_STATES)
+    cdf = distinct.cumsum(-1)
     cdf /= cdf[:, -1:]
-    row, successor = np.nonzero(rows)
-    thresholds = np.ceil(cdf[row, successor] * 2.0**_BITS).astype(np.int64)
-    ends = np.searchsorted(row, np.arange(len(rows)), side="right") - 1
-    keys = row.astype(np.int64) * _ROW + thresholds
-    return torch.tensor(keys), torch.tensor(successor), torch.tensor(ends)
+    numbers, successors = np.nonzero(distinct)
+    thresholds = np.ceil(cdf[numbers, successors] * 2.0**_BITS).astype(np.int64)
+    keys = numbers * _ROW + thresholds
+    return keys, successors, row[:-1].reshape(NUM_STATES, NUM_ACTIONS), row[-1]
 
 
 __all__ = ["ABSORBING", "DEATH", "SURVIVAL", "SepsisICU", "SepsisParams", "SepsisState"]

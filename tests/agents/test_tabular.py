@@ -153,5 +153,5 @@ def test_bad_models_are_named() -> None:
 def test_a_policy_that_never_ends_has_no_value_at_gamma_one() -> None:
     mdp = chain({(0, 0): 1.0}, {(0, 1): 1}, 2, [1])
     forever = torch.tensor([[1.0, 0.0], [0.5, 0.5]], dtype=torch.float64)
-    with pytest.raises(ValueError, match="never reach a terminal"):
+    with pytest.raises(ValueError, match="state 0 never reaches a terminal"):
         evaluate_policy(mdp, forever, 1.0)
