@@ -44,8 +44,8 @@ class SepsisParams:
     """Spread of a patient around the state's mean, in units of the within-state deviation; 1 is
     the cohort's own (its variance within states is 1 minus the variance between them)."""
     inadmissible: str = "mean"
-    """An action that clinicians never took in a state: ``mean`` behaves as the average admissible
-    one, ``terminate`` kills, ``raise`` raises (it has to look, so the device waits for it)."""
+    """An action that clinicians took too rarely in a state: ``mean`` behaves as the average
+    admissible one, ``terminate`` kills, ``raise`` raises (it looks, so the device waits)."""
     action_mask: bool = False
     """Observe a Dict of ``observation`` and ``action_mask`` (25,) int8, 1 where admissible."""
 
@@ -225,7 +225,10 @@ class SepsisICU(FuncEnv):
 
     @property
     def expert_policy(self) -> np.ndarray:
-        """(S, A) float64, how often clinicians chose each action; 0 in the terminal states."""
+        """(S, A) float64, how often clinicians chose each action; 0 in the terminal states.
+
+        Inadmissible actions included: they are rare one by one, together up to .88 of a state.
+        """
         return tables().expert_policy
 
     def render_image(self, state: SepsisState, i: int) -> np.ndarray:
