@@ -270,18 +270,18 @@ def results(objective: float, misleading: float, proxy: float, rise: float = 1.0
     noise = np.array([-0.002, -0.001, 0.0, 0.001, 0.002])
     step = np.tile(np.arange(10.0), (5, 1))
 
-    def arm(label: str, survival: float) -> ArmResult:
+    def arm(label: str, survival: float, sign: int = 1) -> ArmResult:
         paid = step * rise + noise[:, None]
         return ArmResult(
             label, quickstart.ENV, "", "ppo", list(range(5)),
             curves={"step": step, "return": paid, "objective": paid},
-            final={"objective": survival + noise[::-1], "return": noise},
+            final={"objective": survival + sign * noise, "return": noise},
         )  # fmt: skip
 
     arms = [
         arm(quickstart.OBJECTIVE, objective),
         arm(quickstart.OPTIMAL, objective),
-        arm(quickstart.MISLEADING, misleading),
+        arm(quickstart.MISLEADING, misleading, -1),  # so that differences have a spread
         arm(quickstart.PROXY, proxy),
     ]
     references = dict(quickstart.EXPERIMENT.references)
