@@ -74,7 +74,9 @@ try:
 except ImportError as error:
     print(error)
 """
-    assert run(sys.executable, "-c", code, cwd=ROOT).strip() == f"import rewardzoo.{room}, not {room}"
+    assert (
+        run(sys.executable, "-c", code, cwd=ROOT).strip() == f"import rewardzoo.{room}, not {room}"
+    )
 
 
 def test_no_source_file_is_imported_under_two_names() -> None:
