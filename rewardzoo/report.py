@@ -152,6 +152,7 @@ def html(results: Results, verdicts: Sequence[Verdict]) -> str:
         hacking_svgs=_hacking_figures(rows, curves, results.references),
         missing=sum(c.missing for key in curves for c in curves[key] if c),
         fewest=min(seeds, default=0),
+        paired=len(rows) > 1 and all(row.arm.seeds == rows[0].arm.seeds for row in rows),
         seeds=f"{min(seeds)} to {max(seeds)}"
         if len(set(seeds)) > 1
         else str(max(seeds, default=0)),
@@ -281,7 +282,7 @@ def _forest(rows: Sequence[Row], references: dict[str, float]) -> dict[str, Any]
     """Per cent positions of every arm's objective on one axis, for the table's last column."""
     found = [row.objective for row in rows if row.objective is not None]
     ends = [x for i in found for x in (i.point, i.low, i.high) if math.isfinite(x)]
-    known = {k: float(v) for k, v in references.items() if math.isfinite(v)}
+    known = {k: float(v) for v, k in sorted((v, k) for k, v in references.items()) if _finite(v)}
     if not ends:
         return None
     low, high = min([*ends, *known.values()]), max([*ends, *known.values()])
@@ -334,7 +335,7 @@ def _paid_figure(row: Row, curve: Curve | None) -> str | None:
         axes.set_ylabel("specified return")
 
     text = f"Specified return of {row.arm.label} over steps, ending at {_show(row.paid)}."
-    return _svg(draw, (2.9, 2.1), f"paid{row.index}", text)
+    return _svg(draw, (2.6, 2.0), f"paid{row.index}", text)
 
 
 def _hacking_figures(
@@ -368,7 +369,12 @@ def _path(paid: Curve | None, objective: Curve | None) -> tuple[Array, Array]:
     if parts == 0:
         return np.empty(0), np.empty(0)
     x, y = (np.array_split(c.point[both], parts) for c in (paid, objective))
-    return np.array([p.mean() for p in x]), np.array([p.mean() for p in y])
+    # The first point stands as it is: averaged, a fast learner would seem to start half way.
+    ends = [
+        np.array([c.point[both][0], *(p.mean() for p in blocks)])
+        for c, blocks in ((paid, x), (objective, y))
+    ]
+    return ends[0], ends[1]
 
 
 def _hacking_figure(
@@ -401,7 +407,7 @@ def _hacking_figure(
 
     text = f"{row.arm.label}: objective against specified return over training, "
     text += f"from the open circle to objective {_show(row.objective)}."
-    return _svg(draw, (2.9, 2.5), f"hack{row.index}", text)
+    return _svg(draw, (2.6, 2.4), f"hack{row.index}", text)
 
 
 def _colour(index: int) -> str:
@@ -515,7 +521,6 @@ def _svg(
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r'(?<=\bid=")|(?<=href="#)|(?<=url\(#)', f"{name}-", svg)
     svg = svg.replace("xlink:href", "href")
     svg = re.sub(r"font: [^;\"]*?(\d+(?:\.\d+)?)px [^;\"]*", r"font-size: \1px", svg)

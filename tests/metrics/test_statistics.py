@@ -8,7 +8,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -38,6 +38,7 @@ def test_iqm_drops_a_quarter_at_each_end() -> None:
     assert iqm([1.0, 2.0, 6.0]) == 3.0  # fewer than four: the mean
 
 
+@settings(deadline=None)  # no timing assertion
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
 def test_iqm_equals_scipy_trim_mean(values: list[float]) -> None:
     # Sums of at most 30 numbers below 1e6 differ by rounding only: 30 * 1e6 * 2**-52 < 1e-8.
@@ -62,16 +63,16 @@ def test_probability_of_improvement_equals_rliable() -> None:
 
 def test_bootstrap_interval_equals_rliable() -> None:
     library, metrics = rliable("library"), rliable("metrics")
-    reps = 20_000
+    reps = 5_000
     np.random.seed(0)  # noqa: NPY002 (rliable draws from the global generator)
     _, theirs = library.get_interval_estimates(
         {"a": SCORES}, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=reps
     )
     ours = stratified_bootstrap(SCORES, reps=reps)
-    # A 2.5 % quantile of 20,000 draws has standard error sqrt(.025 * .975 / reps) / density; a
-    # normal's density there is .0584 / sd, so about .019 sd, and 5 sigma of a difference .13 sd.
+    # A 2.5 % quantile of 5,000 draws has standard error sqrt(.025 * .975 / reps) / density; a
+    # normal's density there is .0584 / sd, so about .038 sd, and 5 sigma of a difference .27 sd.
     sd = (ours.high - ours.low) / 3.92
-    np.testing.assert_allclose([ours.low, ours.high], theirs["a"][:, 0], rtol=0, atol=0.13 * sd)
+    np.testing.assert_allclose([ours.low, ours.high], theirs["a"][:, 0], rtol=0, atol=0.27 * sd)
 
 
 def test_bootstrap_interval_equals_enumeration_of_all_resamples() -> None:
@@ -81,7 +82,7 @@ def test_bootstrap_interval_equals_enumeration_of_all_resamples() -> None:
     assert got.point == x.mean() and got.n == 4
     # Between these ranks lie the true 10 % and 90 % points, 5 sigma of 200,000 draws either side.
     slack = 5 * math.sqrt(0.1 * 0.9 / 200_000)
-    low, high = np.quantile(means, [0.1 - slack, 0.1 + slack]), None
+    low = np.quantile(means, [0.1 - slack, 0.1 + slack])
     assert low[0] <= got.low <= low[1]
     high = np.quantile(means, [0.9 - slack, 0.9 + slack])
     assert high[0] <= got.high <= high[1]
@@ -164,6 +165,7 @@ def test_sign_flip_p_value_equals_enumeration_by_hand() -> None:
     assert less.p_value == sum(m <= d.mean() for m in means) / 16
 
 
+@settings(deadline=None)  # no timing assertion
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=9))
 def test_sign_flip_p_value_equals_scipy(d: list[float]) -> None:
     x = np.round(d, 2)
@@ -215,6 +217,7 @@ def test_holm_equals_the_hand_computed_case() -> None:
     assert holm([]).shape == (0,)
 
 
+@settings(deadline=None)  # no timing assertion
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.sampled_from([0.01, 0.05, 0.2]))
 def test_holm_rejects_what_the_step_down_procedure_rejects(p: list[float], alpha: float) -> None:
     order = sorted(range(len(p)), key=lambda i: p[i])
