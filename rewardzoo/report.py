@@ -321,7 +321,8 @@ def _objective_figure(
 
     ends = [f"{r.arm.label} ends at {_show(r.objective)}" for r in rows]
     text = "Objective return over environment steps, one line an arm. " + "; ".join(ends) + "."
-    return _svg(draw, (9.0, 3.7), "objective", text, right=1.05)
+    longest = max((len(f"{k} {v:.4g}") for k, v in references.items()), default=0)
+    return _svg(draw, (9.0, 3.7), "objective", text, right=min(3.0, 0.15 + 0.078 * longest))
 
 
 def _paid_figure(row: Row, curve: Curve | None) -> str | None:
