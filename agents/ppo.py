@@ -19,6 +19,7 @@ import gymnasium
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from rewardzoo.functional import check_device
 from rewardzoo.random import Rng
@@ -28,7 +29,8 @@ from rewardzoo.transition import Obs, to_numpy, to_torch
 
 from .common.advantages import gae
 from .common.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from .common.collector import Collector, EpisodeSums, Rollout
+from .common.collector import Collector, CompiledCollector, EpisodeSums, Rollout
+from .common.compiled import Loop, Tensors, adam
 from .common.distributions import distribution
 from .common.evaluation import evaluate
 from .common.fused import FusedGradient
@@ -156,6 +158,9 @@ class PPO:
         env: a Gymnasium vector environment, a single one, or an id.
         seed: of parameters, actions and environments.
         device: where it computes; default: the environments' device.
+        compile: run whole loops as compiled programs (needs a C++ compiler on CPU, and half a
+            minute at first): the update, and the rollout where the environments are functional
+            ones without wrappers. Results agree up to rounding. For policies without memory.
         **hyperparameters: see ``PPOHyperparameters``.
 
     Raises:
@@ -177,6 +182,7 @@ class PPO:
         env: gymnasium.vector.VectorEnv[Any, Any, Any] | gymnasium.Env[Any, Any] | str,
         seed: int = 0,
         device: torch.device | str | None = None,
+        compile: bool = False,
         **hyperparameters: Any,
     ) -> None:
         self.hp: PPOHyperparameters = build(PPOHyperparameters, hyperparameters)
@@ -187,11 +193,11 @@ class PPO:
             fn.match_gamma(self.hp.gamma)
 
         hp, space = self.hp, self.envs.single_action_space
-        rows = self.envs.num_envs if hp.recurrent else self.envs.num_envs * hp.num_steps
-        if hp.num_minibatches > rows:
+        self._rows = self.envs.num_envs * (1 if hp.recurrent else hp.num_steps)
+        if hp.num_minibatches > self._rows:
             raise ValueError(
-                f"num_minibatches={hp.num_minibatches}: expected at most {rows}, the number of "
-                + ("environments (sequences stay whole)" if hp.recurrent else "steps in a rollout")
+                f"num_minibatches={hp.num_minibatches}: expected at most {self._rows}, the number "
+                + ("of environments (sequences stay whole)" if hp.recurrent else "of steps")
             )
         self.distribution = distribution(space, self.device)
         with torch.random.fork_rng(devices=[]):
@@ -211,16 +217,24 @@ class PPO:
         self.optimizer = torch.optim.Adam(
             [self.parameters], lr=hp.learning_rate, eps=hp.adam_eps, fused=_fused(self.device)
         )
-        self.collector = Collector(self.envs, self.device, self.network.memory_size)
+        if compile:
+            _check_compilable(hp, self._rows)
+        fits = compile and CompiledCollector.fits(self.envs)
+        collector = CompiledCollector if fits else Collector
+        self.collector = collector(self.envs, self.device, self.network.memory_size)
         self.num_timesteps = 0
         self.iteration = 0
         self._started = False
         self._seeds = torch.arange(self.envs.num_envs, device=self.device) + seed
         self._fused: FusedGradient | None = None
+        self._update_loop: Loop | None = None
         if self.device.type == "cpu" and FusedGradient.fits(self.network, self.distribution):
             self._fused = FusedGradient(self.network)
         # A part of a minibatch fits the processor's cache; a GPU takes it whole.
         self._part = 8192 if self.device.type == "cpu" else 1 << 62
+        # With so many rows arithmetic counts, and the hand-written gradient is the faster one.
+        large = self._fused is not None and self._rows > self._part * hp.num_minibatches
+        self._compiles_update = compile and not large
 
     @property
     def gamma(self) -> float:
@@ -234,22 +248,26 @@ class PPO:
         if not self._started:
             self.collector.reset(self.seed)
             self._started = True
-        network, dist = self.network, self.distribution
         zero = torch.zeros_like(self._seeds)
         rng = Rng(self._seeds, zero + self.iteration, 0, _AGENT_STREAM)
-
-        def act(obs: Obs, memory: Tensor, began: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
-            if network.core is None:
-                out = network.actor(obs)
-            else:
-                memory = network.remember(network.encode(obs)[0], memory, began)
-                out = network.policy(memory[:, : network.width], obs)
-            action = dist.sample(out, network.log_std, noise[t])
-            return action, dist.to_env(action), memory
-
         with torch.no_grad():
-            noise = dist.noise(rng, self.hp.num_steps)
-            return self.collector.collect(self.hp.num_steps, act)
+            noise = self.distribution.noise(rng, self.hp.num_steps)
+            return self.collector.collect(self.hp.num_steps, self._sample, noise)
+
+    def _sample(
+        self, obs: Obs, memory: Tensor, began: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The policy's action, the environment's and the new memory."""
+        out, memory = self._outputs(obs, memory, began)
+        action = self.distribution.sample(out, self.network.log_std, noise)
+        return action, self.distribution.to_env(action), memory
+
+    def _outputs(self, obs: Obs, memory: Tensor, began: Tensor) -> tuple[Tensor, Tensor]:
+        network = self.network
+        if network.core is None:
+            return network.actor(obs), memory
+        memory = network.remember(network.encode(obs)[0], memory, began)
+        return network.policy(memory[:, : network.width], obs), memory
 
     @torch.no_grad()
     def prepare(self, rollout: Rollout) -> Batch:
@@ -313,6 +331,8 @@ class PPO:
     def update(self, batch: Batch) -> Tensor:
         """Optimise on a rollout; returns the mean (5,) of the loss's parts over minibatches."""
         hp = self.hp
+        if self._compiles_update:
+            return self._compiled_update(batch)
         parts: list[Tensor] = []
         for epoch in range(hp.num_epochs):
             for minibatch in self._minibatches(batch, epoch):
@@ -325,13 +345,71 @@ class PPO:
                 parts.append(stats)
         return torch.stack(parts).mean(0)
 
+    def _compiled_update(self, batch: Batch) -> Tensor:
+        """``update`` as one program: a loop over all minibatches of all epochs."""
+        leaves, spec = tree_flatten(batch)
+        given = [i for i, leaf in enumerate(leaves) if leaf is not None]
+
+        def step(carry: Tensors, x: Tensors, fixed: Tensors) -> tuple[Tensors, Tensors]:
+            lr, *tensors = fixed
+            rows: list[Any] = [None] * len(leaves)
+            for i, tensor in zip(given, tensors, strict=True):
+                rows[i] = tensor[x[0]]
+            return self._pure_step(carry, tree_unflatten(rows, spec), lr)
+
+        if self._update_loop is None:
+            self._update_loop = Loop(step)
+        state = self.optimizer.state[self.parameters]
+        if not state:
+            state["step"] = torch.zeros((), device=self.device)
+            state["exp_avg"] = torch.zeros_like(self.parameters.data)
+            state["exp_avg_sq"] = torch.zeros_like(self.parameters.data)
+        carry = [self.parameters.data, state["exp_avg"], state["exp_avg_sq"], state["step"]]
+        going = torch.ones((), dtype=torch.bool, device=self.device)
+        rate = self.optimizer.param_groups[0]["lr"]
+        lr = torch.full((), rate, dtype=torch.float64, device=self.device)
+        order = torch.cat([self._order(epoch) for epoch in range(self.hp.num_epochs)])
+        after, (stats, counted) = self._update_loop(
+            [*carry, going],
+            [order.reshape(self.hp.num_epochs * self.hp.num_minibatches, -1)],
+            [lr, *(leaves[i] for i in given)],
+        )
+        with torch.no_grad():
+            for own, new in zip(carry, after, strict=False):
+                own.copy_(new)
+        return stats.sum(0) / counted.sum()
+
+    def _pure_step(self, carry: Tensors, minibatch: Batch, lr: Tensor) -> tuple[Tensors, Tensors]:
+        """A gradient step from (parameters, Adam's state, whether to go on) to the same."""
+        hp = self.hp
+        flat, mean, square, count, going = carry
+        minibatch, total = self._normalized(minibatch)
+        flat = flat.detach().requires_grad_()
+        with torch.enable_grad(), self.network.using(flat):
+            outputs = self._evaluate_batch(minibatch)
+            loss, stats = policy_and_value_loss(*outputs, minibatch, hp, total)
+            (grad,) = torch.autograd.grad(loss, flat)
+        flat, counted = flat.detach(), going
+        norm = torch.linalg.vector_norm(grad)
+        grad = grad * (hp.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        after = adam(flat, grad, mean, square, count, lr, hp.adam_eps)
+        if hp.target_kl is not None:
+            going = going & (stats[3] <= 1.5 * hp.target_kl)
+            after = [torch.where(going, a, c) for a, c in zip(after, carry, strict=False)]
+        return [*after, going], [torch.where(counted, stats, 0.0), counted]
+
+    def _normalized(self, minibatch: Batch) -> tuple[Batch, Tensor | int]:
+        """With standardised advantages if asked, and over how many rows means are taken."""
+        advantage, weight = minibatch.advantage, minibatch.weight
+        total: Tensor | int = advantage.shape[0] if weight is None else weight.sum()
+        if self.hp.normalize_advantage and advantage.shape[0] > 1:
+            minibatch = minibatch._replace(advantage=_standardised(advantage, weight))
+        return minibatch, total
+
     def _gradient_step(self, minibatch: Batch) -> Tensor:
         """The gradient of a minibatch into ``parameters.grad``, part by part."""
         hp = self.hp
-        advantage, weight = minibatch.advantage, minibatch.weight
-        total: Tensor | int = advantage.shape[0] if weight is None else weight.sum()
-        if hp.normalize_advantage and advantage.shape[0] > 1:
-            minibatch = minibatch._replace(advantage=_standardised(advantage, weight))
+        minibatch, total = self._normalized(minibatch)
         self.parameters.grad.zero_()
         stats: list[Tensor] = []
         for part in self._parts(minibatch):
@@ -352,11 +430,8 @@ class PPO:
 
     def _minibatches(self, batch: Batch, epoch: int) -> list[Batch]:
         """The rollout in random order, cut into minibatches; sequences stay whole."""
-        hp = self.hp
-        seed = self._seeds[:1]
-        rng = Rng(seed, torch.full_like(seed, self.iteration), epoch, _SHUFFLE_STREAM)
+        hp, order = self.hp, self._order(epoch)
         if batch.memory is None:
-            order = rng.permutation(batch.logp.shape[0])[0]
             shuffled = Batch(*(_rows(x, order) for x in batch))
             sizes = _sizes(order.shape[0], hp.num_minibatches)
             columns = (_split(x, sizes) for x in shuffled)
@@ -364,12 +439,18 @@ class PPO:
         num_envs = batch.memory.shape[0]
         steps = batch.logp.shape[0] // num_envs
         out = []
-        for envs in rng.permutation(num_envs)[0].split(_sizes(num_envs, hp.num_minibatches)):
+        for envs in order.split(_sizes(num_envs, hp.num_minibatches)):
             starts = torch.arange(steps, device=self.device) * num_envs
             index = (starts.unsqueeze(1) + envs).reshape(-1)
             *fields, _ = (_rows(x, index) for x in batch._replace(memory=None))
             out.append(Batch(*fields, batch.memory[envs]))
         return out
+
+    def _order(self, epoch: int) -> Tensor:
+        """A permutation of the rollout's rows; of its environments, for policies with memory."""
+        seed = self._seeds[:1]
+        rng = Rng(seed, torch.full_like(seed, self.iteration), epoch, _SHUFFLE_STREAM)
+        return rng.permutation(self._rows)[0]
 
     def _parts(self, batch: Batch) -> list[Batch]:
         count = batch.logp.shape[0]
@@ -488,16 +569,10 @@ class PPO:
         self, obs: Obs, memory: Tensor, began: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Actions for the environment and the new memory; without noise, the most likely ones."""
-        network = self.network
-        if network.core is None:
-            out = network.actor(obs)
-        else:
-            memory = network.remember(network.encode(obs)[0], memory, began)
-            out = network.policy(memory[:, : network.width], obs)
-        if noise is None:
-            action = self.distribution.mode(out, network.log_std)
-        else:
-            action = self.distribution.sample(out, network.log_std, noise)
+        if noise is not None:
+            return self._sample(obs, memory, began, noise)[1:]
+        out, memory = self._outputs(obs, memory, began)
+        action = self.distribution.mode(out, self.network.log_std)
         return self.distribution.to_env(action), memory
 
     def predict(
@@ -572,6 +647,7 @@ class PPO:
         path: str | Path,
         env: gymnasium.vector.VectorEnv[Any, Any, Any] | gymnasium.Env[Any, Any] | str,
         device: torch.device | str | None = None,
+        compile: bool = False,
     ) -> PPO:
         """Continue exactly where ``save`` was called.
 
@@ -584,7 +660,7 @@ class PPO:
         """
         target = check_device(device or getattr(env, "device", "cpu"))
         content = load_checkpoint(path, "ppo", target)
-        agent = cls(env, content["seed"], device=target, **content["hyperparameters"])
+        agent = cls(env, content["seed"], target, compile, **content["hyperparameters"])
         if content["spaces"] != agent._spaces():
             raise CheckpointError(
                 f"checkpoint {str(path)!r}: it was saved for {content['spaces']}, and this "
@@ -646,6 +722,19 @@ def _vector(env: Any, device: Any, num_envs: int) -> gymnasium.vector.VectorEnv[
     if not isinstance(env, gymnasium.vector.VectorEnv):
         raise TypeError(f"env: expected a Gymnasium environment or an id, got {type(env).__name__}")
     return env
+
+
+def _check_compilable(hp: PPOHyperparameters, rows: int) -> None:
+    if hp.recurrent:
+        raise ValueError(
+            f"compile=True, recurrent={hp.recurrent!r}: policies with memory are not compiled; "
+            "leave compile out"
+        )
+    if rows % hp.num_minibatches:
+        raise ValueError(
+            f"compile=True, num_minibatches={hp.num_minibatches}: expected a divisor of {rows}, "
+            "the number of steps in a rollout"
+        )
 
 
 def _reward_wrappers(env: Any) -> list[VectorRewardWrapper]:

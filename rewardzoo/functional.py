@@ -330,6 +330,27 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """The dynamics' state, a NamedTuple of (N, ...) tensors."""
         return self._live().state
 
+    @property
+    def carry(self) -> Any:
+        """All that the batch remembers between steps, a NamedTuple of tensors; can be set."""
+        return self._live()
+
+    @carry.setter
+    def carry(self, carry: Any) -> None:
+        self._carry = carry
+
+    def advance(self, carry: Any, action: Tensor) -> tuple[Any, ...]:
+        """``step`` as a pure function, for programs that compile it: looks at no value.
+
+        Returns:
+            The next carry, reward, terminated, truncated, info.
+        """
+        look, self._may_look = self._may_look, False
+        try:
+            return self._advance_rows(carry, action)
+        finally:
+            self._may_look = look
+
     def reset(
         self,
         *,

@@ -13,9 +13,16 @@ import gymnasium
 import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from rewardzoo.autoreset import StepTracker
+from rewardzoo.functional import FunctionalVectorEnv
 from rewardzoo.transition import Obs, to_numpy
+
+from .compiled import Loop, Tensors
+
+# (obs, memory, began, noise) to (the policy's action, the environment's action, the new memory)
+Act = Callable[[Obs, Tensor, Tensor, Any], tuple[Tensor, Tensor, Tensor]]
 
 
 class Rollout(NamedTuple):
@@ -77,23 +84,23 @@ class Collector:
         self.tracker.reset(obs)
 
     def collect(
-        self,
-        num_steps: int,
-        act: Callable[[Obs, Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]],
+        self, num_steps: int, act: Act, noise: Tensor | None = None
     ) -> tuple[Rollout, EpisodeSums]:
         """Play ``num_steps`` steps.
 
         Args:
             num_steps: T.
-            act: ``(obs, memory, began, t)`` to (the policy's action, the environment's action,
-                the new memory).
+            act: the policy.
+            noise: (T, N, ...), a row of which is given to ``act`` at each step.
         """
         steps: list[tuple[Any, ...]] = []
         first_memory = self.memory
         tracker = self.tracker
         for t in range(num_steps):
             began = tracker.began
-            action, env_action, self.memory = act(tracker.obs, self.memory, began, t)
+            action, env_action, self.memory = act(
+                tracker.obs, self.memory, began, None if noise is None else noise[t]
+            )
             obs, reward, terminated, truncated, info = self.envs.step(
                 env_action if self._tensors else to_numpy(env_action)
             )
@@ -165,6 +172,60 @@ class Collector:
         self.tracker.load_state_dict(state["tracker"])
         self.memory = state["memory"].to(self.device)
         return True
+
+
+class CompiledCollector(Collector):
+    """Plays a whole rollout as one compiled program, the environments' dynamics included.
+
+    For this project's functional environments without wrappers, in same-step autoreset; the
+    rollout is that of ``Collector``, up to rounding.
+    """
+
+    _loop: Loop | None = None
+
+    @staticmethod
+    def fits(envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> bool:
+        """Whether these environments can be part of the program."""
+        return (
+            isinstance(envs, FunctionalVectorEnv) and envs.autoreset_mode is AutoresetMode.SAME_STEP
+        )
+
+    def collect(
+        self, num_steps: int, act: Act, noise: Tensor | None = None
+    ) -> tuple[Rollout, EpisodeSums]:
+        """Play ``num_steps`` steps; ``act`` must be the same function at every call."""
+        envs, memory = self.envs, self.memory
+        assert isinstance(envs, FunctionalVectorEnv) and noise is not None
+        leaves, spec = tree_flatten(envs.carry)
+        if self._loop is None:
+
+            def step(carry: Tensors, x: Tensors, _: Tensors) -> tuple[Tensors, Tensors]:
+                *rows, memory = carry
+                before = tree_unflatten(rows, spec)
+                began = before.time == 0
+                action, env_action, memory = act(before.obs, memory, began, x[0])
+                after, reward, terminated, truncated, info = envs.advance(before, env_action)
+                fields = (
+                    before.obs, action, info["final_obs"], reward, info["objective"],
+                    terminated, truncated, began,
+                )  # fmt: skip
+                out, self._fields = tree_flatten(fields)
+                return [*tree_leaves(after), memory], out
+
+            self._loop = Loop(step)
+        (*leaves, self.memory), out = self._loop([*leaves, memory], [noise], [])
+        envs.carry = carry = tree_unflatten(leaves, spec)
+        *fields, began = tree_unflatten(out, self._fields)
+        rollout = Rollout(*fields, None, began, memory)
+        self.tracker.load_state_dict(
+            {
+                "obs": carry.obs,
+                "over": rollout.done[-1],
+                "began": carry.time == 0,
+                "episode_step": carry.time,
+            }
+        )
+        return rollout, self._episodes(rollout)
 
 
 def _leaf(x: Any) -> Any:

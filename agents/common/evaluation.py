@@ -48,17 +48,19 @@ def evaluate(
     sums = torch.zeros(3, num_envs, device=agent.device)
     results: Tensor = torch.zeros(3, num_envs, quota, device=agent.device)
     block, chunk = 32, 0
+
+    def act(
+        obs: Any, memory: Tensor, began: Tensor, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        action, memory = agent.act(obs, memory, began, noise)
+        return action, action, memory
+
     while bool((played < quota).any()):
         noise = None
         if not deterministic:
             rng = Rng(rows, zero + chunk, 0, _EVALUATION_STREAM)
             noise = agent.distribution.noise(rng, block)
-
-        def act(obs: Any, memory: Tensor, began: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
-            action, memory = agent.act(obs, memory, began, None if noise is None else noise[t])  # noqa: B023
-            return action, action, memory
-
-        rollout, _ = collector.collect(block, act)
+        rollout, _ = collector.collect(block, act, noise)
         chunk += 1
         valid = torch.ones_like(rollout.reward) if rollout.valid is None else rollout.valid
         done = rollout.done

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -317,6 +318,32 @@ class ActorCritic(nn.Module):
         self.width = width
         self.policy_head = MLP([width, *hidden, num_outputs], activation, 0.01)
         self.value_head = MLP([width, *hidden, 1], activation, 1.0)
+
+    @contextmanager
+    def using(self, flat: Tensor) -> Iterator[None]:
+        """Inside, the parameters are cut from ``flat`` (P,), in their own order."""
+        own = [
+            (m, name, p)
+            for m in self.modules()
+            for name, p in m._parameters.items()
+            if p is not None
+        ]
+        try:
+            for (module, name, p), piece in zip(
+                own, flat.split([p.numel() for _, _, p in own]), strict=True
+            ):
+                module._parameters[name] = piece.view_as(p)  # type: ignore[assignment]
+            self._find_parameters()
+            yield
+        finally:
+            for module, name, p in own:
+                module._parameters[name] = p
+            self._find_parameters()
+
+    def _find_parameters(self) -> None:
+        for module in self.modules():
+            if isinstance(module, MLP):
+                module._find_parameters()
 
     def encode(self, obs: Obs) -> tuple[Tensor, Tensor]:
         """Features for the actor and for the critic (the same tensor where they are shared)."""

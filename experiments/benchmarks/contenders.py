@@ -23,9 +23,8 @@ def rewardzoo(num_envs: int, seed: int, compile: bool = False) -> Train:
 
     from rewardzoo.agents.ppo import PPO
 
-    agent = PPO(
-        gymnasium.make_vec("rewardzoo/CartPole-v0", num_envs=num_envs, compile=compile), seed=seed
-    )
+    envs = gymnasium.make_vec("rewardzoo/CartPole-v0", num_envs=num_envs)
+    agent = PPO(envs, seed=seed, compile=compile)
 
     def train(iterations: int) -> list[tuple[float, float]]:
         out: list[tuple[float, float]] = []
@@ -41,7 +40,7 @@ def rewardzoo(num_envs: int, seed: int, compile: bool = False) -> Train:
 
 
 def rewardzoo_compiled(num_envs: int, seed: int) -> Train:
-    """The same with a compiled environment."""
+    """The same as compiled programs."""
     return rewardzoo(num_envs, seed, compile=True)
 
 

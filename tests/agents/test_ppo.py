@@ -332,6 +332,51 @@ def test_solves_gymnasiums_own_cartpole() -> None:
     assert float(agent.evaluate(fresh, 16)["return"].mean()) >= 475
 
 
+# ---- compiled --------------------------------------------------------------------------------
+
+
+def test_compiled_training_is_the_same_training() -> None:
+    """Rollout and update as programs: the same numbers up to rounding, early stop included."""
+    settings: dict[str, Any] = {
+        "num_steps": 8, "hidden": (8,), "learning_rate": 1e-2, "anneal_lr": True,
+        "ent_coef": 0.01, "clip_range_vf": 0.2, "target_kl": 0.01,
+    }  # fmt: skip
+    seen: dict[bool, list[dict[str, float]]] = {True: [], False: []}
+    agents = {}
+    for compiled, metrics in seen.items():
+        agent = PPO(cartpole(4), seed=3, compile=compiled, **settings)
+        agent.learn(4 * 8 * 6, callback=lambda _, m, keep=metrics.append: keep(m))
+        agents[compiled] = agent
+    assert torch.allclose(agents[True].parameters, agents[False].parameters, atol=1e-5)
+    steps = [int(a.optimizer.state[a.parameters]["step"]) for a in agents.values()]
+    assert steps[0] == steps[1] < 6 * 16  # it did stop early
+    for ours, theirs in zip(*seen.values(), strict=True):
+        assert ours.pop("time/sps") and theirs.pop("time/sps")
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4, nan_ok=True)
+    # Where the program left off the plain loop goes on: the same environments, the same state.
+    carry = agents[False].envs.carry
+    assert torch.equal(agents[True].envs.carry.time, carry.time)
+    assert torch.equal(agents[True].collector.tracker.began, agents[False].collector.tracker.began)
+
+
+def test_compiled_update_on_environments_that_stay_outside() -> None:
+    """A wrapped environment is played as ever; masked policies of Dict observations compile."""
+    parameters = []
+    for compiled in (True, False):
+        envs = FunctionalVectorEnv(4, lambda device: Contextual("mask", device))
+        wrapped = rewardzoo.VectorRewardWrapper(envs, Leaky("none"))
+        agent = PPO(wrapped, num_steps=4, hidden=(8,), compile=compiled).learn(4 * 4 * 2)
+        parameters.append(agent.parameters)
+    assert torch.allclose(*parameters, atol=1e-5)
+
+
+def test_what_cannot_be_compiled_is_refused() -> None:
+    with pytest.raises(ValueError, match="recurrent='gru'"):
+        PPO(cartpole(4), compile=True, recurrent="gru")
+    with pytest.raises(ValueError, match="num_minibatches=3: expected a divisor of 32"):
+        PPO(cartpole(4), compile=True, num_steps=8, num_minibatches=3)
+
+
 # ---- saving ----------------------------------------------------------------------------------
 
 
