@@ -21,16 +21,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from rewardzoo.compiled import Loop, Tensors
 from rewardzoo.functional import check_device
 from rewardzoo.random import Rng
 from rewardzoo.registration import check_env_id, register_agent
 from rewardzoo.rewards.wrappers import VectorRewardWrapper
 from rewardzoo.transition import Obs, to_numpy, to_torch
 
+from .common.adam import adam
 from .common.advantages import gae
 from .common.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from .common.collector import Collector, CompiledCollector, EpisodeSums, Rollout
-from .common.compiled import Loop, Tensors, adam
 from .common.distributions import distribution
 from .common.evaluation import evaluate
 from .common.fused import FusedGradient

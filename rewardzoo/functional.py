@@ -22,7 +22,9 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from .compiled import Program
 from .random import Rng
 from .transition import select, to_torch
 
@@ -318,12 +320,11 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._carry: _Carry | None = None
         self._has_state_info = _overrides(self.func, "state_info")
         self._has_transition_info = _overrides(self.func, "transition_info")
-        # Skipping the resets of a step in which no episode ended needs the value of a tensor:
-        # free on the CPU, a stall elsewhere, and not possible inside a compiled graph.
-        self._may_look = self.device.type == "cpu" and not compile
-        self._advance: Callable[..., Any] = self._advance_rows
-        if compile:
-            self._advance = torch.compile(self._advance_rows, fullgraph=True, dynamic=False)
+        self._on_cpu = self.device.type == "cpu"
+        self._program = Program(
+            lambda action, *leaves: self.advance(tree_unflatten(leaves, self._spec), action)
+        )
+        self._advance = self._run if compile else self._look if self._on_cpu else self.advance
 
     @property
     def state(self) -> Any:
@@ -345,11 +346,7 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         Returns:
             The next carry, reward, terminated, truncated, info.
         """
-        look, self._may_look = self._may_look, False
-        try:
-            return self._advance_rows(carry, action)
-        finally:
-            self._may_look = look
+        return self._advance_rows(carry, action, self._restart)
 
     def reset(
         self,
@@ -385,7 +382,7 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         with torch.no_grad():
             carry = self._live()
             action = to_torch(actions, self.device)
-            if self.autoreset_mode is AutoresetMode.DISABLED and self._may_look:
+            if self.autoreset_mode is AutoresetMode.DISABLED and self._on_cpu:
                 if bool(carry.over.any()):
                     raise gymnasium.error.ResetNeeded(
                         "autoreset is disabled and an episode is over: "
@@ -403,7 +400,7 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Every tensor that the next step depends on."""
-        leaves = torch.utils._pytree.tree_leaves(self._live())
+        leaves = tree_leaves(self._live())
         return {f"carry.{i}": leaf.clone() for i, leaf in enumerate(leaves)}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
@@ -411,7 +408,7 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         with torch.no_grad():
             if self._carry is None:
                 self.reset(seed=0)
-            leaves, spec = torch.utils._pytree.tree_flatten(self._carry)
+            leaves, spec = tree_flatten(self._carry)
             if len(leaves) != len(state_dict):
                 raise ValueError(
                     f"state_dict: {len(state_dict)} tensors, expected {len(leaves)}: "
@@ -427,11 +424,13 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                         "with another num_envs"
                     )
                 loaded.append(value.to(self.device, copy=True))
-            self._carry = torch.utils._pytree.tree_unflatten(loaded, spec)
+            self._carry = tree_unflatten(loaded, spec)
 
     # ---- the step, as a pure function of the carry -------------------------------------------
 
-    def _advance_rows(self, carry: _Carry, action: Tensor) -> tuple[Any, ...]:
+    def _advance_rows(
+        self, carry: _Carry, action: Tensor, restart: Callable[[_Carry, Tensor], _Carry]
+    ) -> tuple[Any, ...]:
         func, mode = self.func, self.autoreset_mode
         time = carry.time + 1
         rng = Rng(carry.seed, carry.episode, time)
@@ -465,11 +464,7 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             if self._has_state_info:
                 info["final_info"] = func.state_info(state)
         if mode is not AutoresetMode.DISABLED:
-            rows = done if mode is AutoresetMode.SAME_STEP else dead
-            if not self._may_look or bool(rows.any()):
-                # After a same-step reset no row is over; a next-step one comes with the next step.
-                over = done if mode is AutoresetMode.NEXT_STEP else torch.zeros_like(done)
-                carry = self._restart(carry, rows)._replace(over=over)
+            carry = restart(carry, done if mode is AutoresetMode.SAME_STEP else dead)
         if self._has_state_info:
             info.update(func.state_info(carry.state))
         return carry, reward, terminated, truncated, info
@@ -487,6 +482,19 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         episode_return = torch.where(rows, 0.0, carry.episode_return)
         over = carry.over & rows.logical_not()
         return _Carry(state, obs, carry.seed, episode, time, episode_return, over)
+
+    def _look(self, carry: _Carry, action: Tensor) -> tuple[Any, ...]:
+        """``advance``, skipping the resets where no episode ended: on the CPU looking is free."""
+
+        def restart(carry: _Carry, rows: Tensor) -> _Carry:
+            return self._restart(carry, rows) if bool(rows.any()) else carry
+
+        return self._advance_rows(carry, action, restart)
+
+    def _run(self, carry: _Carry, action: Tensor) -> tuple[Any, ...]:
+        """``advance`` as a compiled program."""
+        leaves, self._spec = tree_flatten(carry)
+        return cast("tuple[Any, ...]", self._program(action, *(x.contiguous() for x in leaves)))
 
     # ---- edges -------------------------------------------------------------------------------
 

@@ -16,10 +16,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from rewardzoo.autoreset import StepTracker
+from rewardzoo.compiled import Loop, Tensors
 from rewardzoo.functional import FunctionalVectorEnv
 from rewardzoo.transition import Obs, to_numpy
-
-from .compiled import Loop, Tensors
 
 # (obs, memory, began, noise) to (the policy's action, the environment's action, the new memory)
 Act = Callable[[Obs, Tensor, Tensor, Any], tuple[Tensor, Tensor, Tensor]]

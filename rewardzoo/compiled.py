@@ -1,0 +1,167 @@
+"""Programs: functions of tensors, and whole loops of them, compiled into one call.
+
+With few environments, a step costs what Python and the dispatcher take for each small operation,
+not the arithmetic. A function is traced to a graph of plain tensor operations, differentiation
+included, and the graph is compiled: one call then stands for hundreds of operations (``Program``)
+or for hundreds of turns of a loop (``Loop``).
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+Tensors = list[Tensor]
+Turn = tuple[Tensors, Tensors]  # of a loop: the carry after it, and what it gave
+
+
+def traced(
+    function: Callable[..., Any], *example: Tensor
+) -> tuple[torch.fx.GraphModule, Tensors, TreeSpec]:
+    """A function of tensors as a graph of plain operations.
+
+    Args:
+        function: looks at no tensor's value; returns a tree of tensors.
+        *example: tensors of the shapes, dtypes and device that it will be given.
+
+    Returns:
+        The graph, a function of ``(*example, *constants)`` to the leaves of what ``function``
+        returns; the other tensors that ``function`` reads, in order; the shape of the tree.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    specs: list[TreeSpec] = []
+
+    def flat(*tensors: Tensor) -> Tensors:
+        leaves, spec = tree_flatten(function(*tensors))
+        specs.append(spec)
+        return leaves
+
+    with torch.no_grad():
+        graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*example)
+    nodes = graph.graph
+    last = [node for node in nodes.nodes if node.op == "placeholder"][-1]
+    constants: Tensors = []
+    for node in nodes.nodes:
+        if node.op == "get_attr":
+            constants.append(getattr(graph, node.target))
+            with nodes.inserting_after(last):
+                last = nodes.placeholder(f"constant_{len(constants)}")
+            last.meta["val"] = constants[-1]
+            node.replace_all_uses_with(last)
+            nodes.erase_node(node)
+    graph.recompile()
+    return graph, constants, specs[-1]
+
+
+class Program:
+    """``function``, compiled for the shapes of its first call.
+
+    Other tensors that it reads (tables, weights) are read anew at each call, as long as they stay
+    the same objects. It must not look at a tensor's value, nor change a tensor in place.
+
+    Args:
+        function: of tensors to a tree of tensors.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._call: Callable[..., Tensors] | None = None
+        self._constants: Tensors = []
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        """What ``function`` returns; every tensor must be contiguous."""
+        with torch.no_grad():
+            if self._call is None:
+                graph, self._constants, self._spec = traced(self._function, *tensors)
+                # Not ``torch.compile``: its guards would cost more than a small graph.
+                self._call = torch._inductor.compile(
+                    graph, [*tensors, *self._constants], options=_options(tensors[0].device)
+                )
+            return tree_unflatten(list(self._call(*tensors, *self._constants)), self._spec)
+
+
+class Loop:
+    """``carry, out = step(carry, x, fixed)`` for every row ``x`` of ``xs``, as one program.
+
+    Compiled at the first call, for its shapes. Other tensors that ``step`` reads are read anew at
+    each call, as long as they stay the same objects.
+
+    Args:
+        step: a function of three lists of tensors to two. It may differentiate inside; it must not
+            look at a tensor's value, nor change a tensor in place.
+    """
+
+    def __init__(self, step: Callable[[Tensors, Tensors, Tensors], Turn]) -> None:
+        self._step = step
+        self._program: Callable[..., Turn] | None = None
+        self._moves: list[bool] = []  # which parts of the carry a turn changes
+        self._constants: Tensors = []
+
+    def __call__(self, carry: Tensors, xs: Tensors, fixed: Tensors) -> Turn:
+        """The carry after the last row, and what each row gave, stacked along a new first axis."""
+        if self._program is None:
+            self._program = self._compile(carry, xs, fixed)
+        moving, still = _split(self._moves, carry)
+        # What goes into a loop must not be views of one tensor.
+        moving = [c.clone(memory_format=torch.contiguous_format) for c in moving]
+        with torch.no_grad():
+            rest = _apart([*still, *fixed, *self._constants])
+            moved, out = self._program(moving, xs, rest)
+        return _merge(self._moves, moved, still), out
+
+    def _compile(self, carry: Tensors, xs: Tensors, fixed: Tensors) -> Callable[..., Any]:
+        from torch._higher_order_ops.scan import scan
+
+        def turn(*tensors: Tensor) -> Turn:
+            rest = iter(tensors)
+            before, x, given = ([next(rest) for _ in part] for part in (carry, xs, fixed))
+            after, out = self._step(before, x, given)
+            self._moves = [a is not b for a, b in zip(after, before, strict=True)]
+            return _split(self._moves, after)[0], out
+
+        graph, self._constants, spec = traced(turn, *carry, *(x[0] for x in xs), *fixed)
+        moves = self._moves
+        kept = moves.count(False)
+
+        def program(moving: Tensors, xs: Tensors, rest: Tensors) -> Turn:
+            def body(moving: Tensors, x: Tensors) -> Turn:
+                before = _merge(moves, moving, rest[:kept])
+                # What a loop carries, takes and gives must not be one tensor.
+                leaves = [leaf.clone() for leaf in graph(*before, *x, *rest[kept:])]
+                return cast(Turn, tree_unflatten(leaves, spec))
+
+            return cast(Turn, scan(body, moving, xs))
+
+        # A code object of its own: torch.compile counts the versions of a code object, and refuses
+        # more than a few.
+        own = types.FunctionType(
+            program.__code__.replace(), globals(), "program", None, program.__closure__
+        )
+        return torch.compile(own, fullgraph=True, dynamic=False, options=_options(carry[0].device))
+
+
+def _options(device: torch.device) -> dict[str, Any]:
+    # Calling the kernels from Python would cost more than most of them.
+    return {"cpp_wrapper": True} if device.type == "cpu" else {}
+
+
+def _apart(tensors: Tensors) -> Tensors:
+    """The tensors, copied where one shares its memory with another."""
+    memory = [t.untyped_storage()._cdata for t in tensors]
+    return [t.clone() if memory.count(m) > 1 else t for t, m in zip(tensors, memory, strict=True)]
+
+
+def _split(mask: list[bool], items: list[Any]) -> tuple[list[Any], list[Any]]:
+    pairs = list(zip(mask, items, strict=True))
+    return [x for yes, x in pairs if yes], [x for yes, x in pairs if not yes]
+
+
+def _merge(mask: list[bool], yes: list[Any], no: list[Any]) -> list[Any]:
+    chosen, others = iter(yes), iter(no)
+    return [next(chosen) if m else next(others) for m in mask]
