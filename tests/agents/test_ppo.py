@@ -17,7 +17,9 @@ import rewardzoo
 from rewardzoo.agents.common.advantages import gae
 from rewardzoo.agents.common.checkpoint import CheckpointError
 from rewardzoo.agents.ppo import PPO
+from rewardzoo.agents.tabular import expected_return, mdp_of
 from rewardzoo.functional import FuncEnv, FunctionalVectorEnv
+from rewardzoo.metrics.statistics import iqm
 from rewardzoo.random import Rng
 from rewardzoo.rewards.base import RewardFunction
 from rewardzoo.transition import Transition
@@ -326,10 +328,49 @@ def test_recurrent_policy_recalls_what_feed_forward_cannot(recurrent: str) -> No
 
 
 def test_solves_gymnasiums_own_cartpole() -> None:
-    envs = gymnasium.make_vec("CartPole-v1", num_envs=8, vectorization_mode="sync")
-    agent = PPO(envs, seed=1, learning_rate=2.5e-3, anneal_lr=True).learn(80_000)
-    fresh = gymnasium.make_vec("CartPole-v1", num_envs=8, vectorization_mode="sync")
-    assert float(agent.evaluate(fresh, 16)["return"].mean()) >= 475
+    """475, the task's own bar, by interquartile mean over 5 seeds after 100,000 steps each.
+
+    Settings found on seeds 100 to 107 of this project's CartPole.
+    """
+
+    def gymnasiums() -> Any:
+        return gymnasium.make_vec(
+            "CartPole-v1", num_envs=32, vectorization_mode="vector_entry_point"
+        )
+
+    settings: dict[str, Any] = {
+        "num_steps": 32, "num_epochs": 10, "num_minibatches": 2, "learning_rate": 3e-3,
+        "anneal_lr": True, "gamma": 0.98, "gae_lambda": 0.8,
+    }  # fmt: skip
+    returns = []
+    for seed in range(5):
+        agent = PPO(gymnasiums(), seed=seed, **settings).learn(100_000)
+        returns.append(float(agent.evaluate(gymnasiums(), 32)["return"].mean()))
+    assert iqm(np.array(returns)) >= 475
+
+
+@pytest.mark.slow
+def test_learns_to_treat_sepsis() -> None:
+    """Survival .86 of an optimum of .875 (uniform .780), 5 seeds, 30,000,000 steps each.
+
+    Index observations, the exact survival of the policy as it acts in training, and of the actions
+    that it likes best; settings found on seed 0.
+    """
+    mdp = mdp_of("rewardzoo/SepsisICU-v0")
+    survival = []
+    for seed in range(100, 105):
+        agent = PPO(
+            gymnasium.make_vec("rewardzoo/SepsisICU-v0", num_envs=8192),
+            seed=seed, hidden=(), num_steps=16, num_minibatches=1, learning_rate=0.05,
+            anneal_lr=True, gamma=1.0, gae_lambda=0.3, clip_range=0.4,
+        ).learn(30_000_000)  # fmt: skip
+        with torch.no_grad():
+            policy = agent.network.actor(torch.arange(716)).to(torch.float64).softmax(-1)
+        best = torch.nn.functional.one_hot(policy.argmax(-1), 25).to(torch.float64)
+        survival.append([float(expected_return(mdp, p, 1.0)) for p in (policy, best)])
+    acting, best = np.array(survival).T
+    assert iqm(acting) >= 0.86
+    assert iqm(best) >= 0.86
 
 
 # ---- compiled --------------------------------------------------------------------------------
