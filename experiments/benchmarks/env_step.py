@@ -27,7 +27,7 @@ SYNC = (
 def run(say: Callable[[str], None]) -> list[Row]:
     """The bars: 100 x SyncVectorEnv; Gymnasium's batch at N = 64, 1,024, 4,096; 8,000 steps/s."""
     with one_thread():
-        return [_against_sync(), _small_batch(), *_large_batches(say), _single()]
+        return [_against_sync(), *_small_batch(say), *_large_batches(say), _single()]
 
 
 def batched(num_envs: int, **kwargs: Any) -> Callable[[], Any]:
@@ -72,20 +72,27 @@ def _against_sync() -> Row:
     )
 
 
-def _small_batch() -> Row:
-    contenders = {
-        "rewardzoo": seconds_per_call(batched(64)),
-        "gymnasium": seconds_per_call(_numpy_batched(64)),
-    }
-    return ratio(
-        "time of a batched call vs Gymnasium's NumPy batch, N=64",
-        interleave(contenders),
-        "s",
-        "rewardzoo",
-        "gymnasium",
-        bar=1.5,
-        at_most=True,
+def _small_batch(say: Callable[[str], None]) -> list[Row]:
+    say("compiling the step for N=64")
+    readings = interleave(
+        {
+            "rewardzoo": seconds_per_call(batched(64)),
+            "rewardzoo, compiled": seconds_per_call(batched(64, compile=True)),
+            "gymnasium": seconds_per_call(_numpy_batched(64)),
+        }
     )
+    return [
+        ratio(
+            f"time of a batched call of {ours} vs Gymnasium's NumPy batch, N=64",
+            readings,
+            "s",
+            ours,
+            "gymnasium",
+            bar=1.5,
+            at_most=True,
+        )
+        for ours in ("rewardzoo", "rewardzoo, compiled")
+    ]
 
 
 def _large_batches(say: Callable[[str], None]) -> list[Row]:
