@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from rewardzoo.compiled import Loop, Tensors
@@ -28,6 +28,7 @@ from rewardzoo.registration import check_env_id, register_agent
 from rewardzoo.rewards.wrappers import VectorRewardWrapper
 from rewardzoo.transition import Obs, to_numpy, to_torch
 
+from .common import trees
 from .common.adam import adam
 from .common.advantages import gae
 from .common.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -214,7 +215,7 @@ class PPO:
                 hp.normalize_observations,
             )
         self.network.to(self.device)
-        self.parameters = _flatten(self.network)
+        self.parameters = self.network.flatten()
         self.optimizer = torch.optim.Adam(
             [self.parameters], lr=hp.learning_rate, eps=hp.adam_eps, fused=_fused(self.device)
         )
@@ -275,14 +276,14 @@ class PPO:
         """Values, log-probabilities and advantages of a rollout, flattened to B = T * N rows."""
         hp, network = self.hp, self.network
         steps, num_envs = rollout.reward.shape
-        obs, next_obs = _flat(rollout.obs), _flat(rollout.next_obs)
-        action, began = _flat(rollout.action), _flat(rollout.began)
+        obs, next_obs = trees.flat(rollout.obs), trees.flat(rollout.next_obs)
+        action, began = trees.flat(rollout.action), trees.flat(rollout.began)
         if network.core is None:
             pieces = []
             count = steps * num_envs
             for start in range(0, count, self._part):
                 part = slice(start, min(start + self._part, count))
-                logp, _, value = self._evaluate(_rows(obs, part), action[part])
+                logp, _, value = self._evaluate(trees.rows(obs, part), action[part])
                 pieces.append((logp, value))
             logp, value = (torch.cat(p) for p in zip(*pieces, strict=True))
             next_value = self._next_value(rollout, value)
@@ -308,7 +309,7 @@ class PPO:
         ).reshape(-1)
         if network.moments is not None:
             network.moments.update(obs.to(torch.float32))
-        weight = None if rollout.valid is None else _flat(rollout.valid).to(torch.float32)
+        weight = None if rollout.valid is None else trees.flat(rollout.valid).to(torch.float32)
         memory = None if network.core is None else rollout.memory
         return Batch(obs, action, logp, value, advantage, advantage + value, weight, began, memory)
 
@@ -317,7 +318,7 @@ class PPO:
         network = self.network
         shape = rollout.reward.shape
         if self.device.type != "cpu":
-            next_obs = _flat(rollout.next_obs)
+            next_obs = trees.flat(rollout.next_obs)
             return network.value(network.encode(next_obs)[1]).reshape(shape)
         # A successor is the next observation, except at the end of the rollout and where an
         # episode was cut off; on the CPU it costs nothing to see where that is.
@@ -325,7 +326,7 @@ class PPO:
         rows = rollout.truncated.clone()
         rows[-1] = True
         rows = rows.reshape(-1)
-        last = _rows(_flat(rollout.next_obs), rows)
+        last = trees.rows(trees.flat(rollout.next_obs), rows)
         next_value.view(-1)[rows] = network.value(network.encode(last)[1])
         return next_value
 
@@ -433,9 +434,9 @@ class PPO:
         """The rollout in random order, cut into minibatches; sequences stay whole."""
         hp, order = self.hp, self._order(epoch)
         if batch.memory is None:
-            shuffled = Batch(*(_rows(x, order) for x in batch))
+            shuffled = Batch(*(trees.rows(x, order) for x in batch))
             sizes = _sizes(order.shape[0], hp.num_minibatches)
-            columns = (_split(x, sizes) for x in shuffled)
+            columns = (trees.split(x, sizes) for x in shuffled)
             return [Batch(*fields) for fields in zip(*columns, strict=True)]
         num_envs = batch.memory.shape[0]
         steps = batch.logp.shape[0] // num_envs
@@ -443,7 +444,7 @@ class PPO:
         for envs in order.split(_sizes(num_envs, hp.num_minibatches)):
             starts = torch.arange(steps, device=self.device) * num_envs
             index = (starts.unsqueeze(1) + envs).reshape(-1)
-            *fields, _ = (_rows(x, index) for x in batch._replace(memory=None))
+            *fields, _ = (trees.rows(x, index) for x in batch._replace(memory=None))
             out.append(Batch(*fields, batch.memory[envs]))
         return out
 
@@ -457,7 +458,7 @@ class PPO:
         count = batch.logp.shape[0]
         if count <= self._part or batch.memory is not None:
             return [batch]
-        columns = (_split(x, _sizes(count, -(-count // self._part))) for x in batch)
+        columns = (trees.split(x, _sizes(count, -(-count // self._part))) for x in batch)
         return [Batch(*fields) for fields in zip(*columns, strict=True)]
 
     def _evaluate_batch(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -503,7 +504,8 @@ class PPO:
 
         Args:
             total_timesteps: summed over environments; rounded up to whole iterations.
-            callback: called after every iteration with the agent and its metrics; False stops.
+            callback: called after every iteration with the agent and its metrics, to which it may
+                add; False stops. ``rewardzoo.callbacks.Evaluation`` is one.
             reset_num_timesteps: count from 0; False goes on counting, as after ``load``.
             progress_bar: show one.
             log_dir: write TensorBoard files there.
@@ -538,8 +540,10 @@ class PPO:
                 metrics["time/sps"] = (self.num_timesteps - first - start) / (now - clock)
                 start, clock = self.num_timesteps - first, now
                 metrics.update(learned)
+                # The callback first: what it adds to the metrics is logged with them.
+                stop = callback is not None and callback(self, metrics) is False
                 logger.log(metrics, self.num_timesteps, self.num_timesteps - first)
-                if callback is not None and callback(self, metrics) is False:
+                if stop:
                     break
         return self
 
@@ -596,10 +600,10 @@ class PPO:
         """
         space = self.envs.single_observation_space
         obs = to_torch(observation, self.device)
-        single = _ndim(obs) == _space_ndim(space)
+        single = trees.first(obs).ndim == _space_ndim(space)
         if single:
-            obs = _map(obs, lambda x: x.unsqueeze(0))
-        count = _first(obs).shape[0]
+            obs = trees.mapped(obs, lambda x: x.unsqueeze(0))
+        count = trees.first(obs).shape[0]
         if state is None:
             memory = torch.zeros(count, self.network.memory_size, device=self.device)
         else:
@@ -681,24 +685,6 @@ class PPO:
         return f"{self.envs.single_observation_space} and {self.envs.single_action_space}"
 
 
-def _flatten(network: nn.Module) -> nn.Parameter:
-    """Lay all parameters, and their gradients, into one tensor each.
-
-    The network's own parameters become views, so that clipping and Adam are a handful of
-    operations however many layers there are.
-    """
-    own = list(network.parameters())
-    flat = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in own]))
-    flat.grad = torch.zeros_like(flat)
-    start = 0
-    for p in own:
-        end = start + p.numel()
-        p.data = flat.data[start:end].view_as(p)
-        p.grad = flat.grad[start:end].view_as(p)
-        start = end
-    return flat
-
-
 def _fused(device: torch.device) -> bool | None:
     return True if device.type in ("cpu", "cuda") else None
 
@@ -751,38 +737,9 @@ def _reward_functions(env: Any) -> list[Any]:
     return [wrapper.reward_function for wrapper in _reward_wrappers(env)]
 
 
-def _map(x: Any, f: Callable[[Tensor], Tensor]) -> Any:
-    return {k: _map(v, f) for k, v in x.items()} if isinstance(x, dict) else f(x)
-
-
-def _flat(x: Any) -> Any:
-    return _map(x, lambda v: v.reshape(-1, *v.shape[2:]))
-
-
-def _rows(x: Any, index: Any) -> Any:
-    return None if x is None else _map(x, lambda v: v[index])
-
-
-def _split(x: Any, sizes: list[int]) -> list[Any]:
-    if x is None:
-        return [None] * len(sizes)
-    if isinstance(x, dict):
-        parts = {k: _split(v, sizes) for k, v in x.items()}
-        return [{k: v[i] for k, v in parts.items()} for i in range(len(sizes))]
-    return list(x.split(sizes))
-
-
 def _sizes(count: int, parts: int) -> list[int]:
     """``count`` rows in ``parts`` nearly equal parts."""
     return [count // parts + (i < count % parts) for i in range(parts)]
-
-
-def _first(x: Any) -> Tensor:
-    return _first(next(iter(x.values()))) if isinstance(x, dict) else x
-
-
-def _ndim(x: Any) -> int:
-    return _first(x).ndim
 
 
 def _space_ndim(space: gymnasium.spaces.Space[Any]) -> int:

@@ -60,7 +60,7 @@ def traced(
 
 
 class Program:
-    """``function``, compiled for the shapes of its first call.
+    """``function``, compiled once for each combination of shapes and dtypes that it is given.
 
     Other tensors that it reads (tables, weights) are read anew at each call, as long as they stay
     the same objects. It must not look at a tensor's value, nor change a tensor in place.
@@ -71,19 +71,25 @@ class Program:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._call: Callable[..., Tensors] | None = None
-        self._constants: Tensors = []
+        self._compiled: dict[Any, Callable[..., Any]] = {}
 
     def __call__(self, *tensors: Tensor) -> Any:
-        """What ``function`` returns; every tensor must be contiguous."""
+        """What ``function`` returns."""
+        tensors = tuple(t.contiguous() for t in tensors)
+        # The compiled code trusts what it is given: this stands between it and another dtype.
+        signature = tuple((t.shape, t.dtype) for t in tensors)
         with torch.no_grad():
-            if self._call is None:
-                graph, self._constants, self._spec = traced(self._function, *tensors)
-                # Not ``torch.compile``: its guards would cost more than a small graph.
-                self._call = torch._inductor.compile(
-                    graph, [*tensors, *self._constants], options=_options(tensors[0].device)
-                )
-            return tree_unflatten(list(self._call(*tensors, *self._constants)), self._spec)
+            if signature not in self._compiled:
+                self._compiled[signature] = self._compile(*tensors)
+            return self._compiled[signature](*tensors)
+
+    def _compile(self, *tensors: Tensor) -> Callable[..., Any]:
+        graph, constants, spec = traced(self._function, *tensors)
+        # Not ``torch.compile``: its guards would cost more than a small graph.
+        call = torch._inductor.compile(
+            graph, [*tensors, *constants], options=_options(tensors[0].device)
+        )
+        return lambda *tensors: tree_unflatten(list(call(*tensors, *constants)), spec)
 
 
 class Loop:

@@ -324,7 +324,12 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._program = Program(
             lambda action, *leaves: self.advance(tree_unflatten(leaves, self._spec), action)
         )
-        self._advance = self._run if compile else self._look if self._on_cpu else self.advance
+        if compile:
+            self._advance = self._advance_compiled
+        elif self._on_cpu:
+            self._advance = self._advance_looking
+        else:
+            self._advance = self.advance
 
     @property
     def state(self) -> Any:
@@ -382,6 +387,10 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         with torch.no_grad():
             carry = self._live()
             action = to_torch(actions, self.device)
+            if action.shape != self.action_space.shape:
+                raise ValueError(
+                    f"actions: shape {tuple(action.shape)}, expected {self.action_space.shape}"
+                )
             if self.autoreset_mode is AutoresetMode.DISABLED and self._on_cpu:
                 if bool(carry.over.any()):
                     raise gymnasium.error.ResetNeeded(
@@ -483,7 +492,7 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         over = carry.over & rows.logical_not()
         return _Carry(state, obs, carry.seed, episode, time, episode_return, over)
 
-    def _look(self, carry: _Carry, action: Tensor) -> tuple[Any, ...]:
+    def _advance_looking(self, carry: _Carry, action: Tensor) -> tuple[Any, ...]:
         """``advance``, skipping the resets where no episode ended: on the CPU looking is free."""
 
         def restart(carry: _Carry, rows: Tensor) -> _Carry:
@@ -491,10 +500,10 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
         return self._advance_rows(carry, action, restart)
 
-    def _run(self, carry: _Carry, action: Tensor) -> tuple[Any, ...]:
+    def _advance_compiled(self, carry: _Carry, action: Tensor) -> tuple[Any, ...]:
         """``advance`` as a compiled program."""
         leaves, self._spec = tree_flatten(carry)
-        return cast("tuple[Any, ...]", self._program(action, *(x.contiguous() for x in leaves)))
+        return cast("tuple[Any, ...]", self._program(action, *leaves))
 
     # ---- edges -------------------------------------------------------------------------------
 

@@ -267,6 +267,13 @@ def test_compiled_step_agrees() -> None:
         a, b = plain.step(action), fused.step(action)
         torch.testing.assert_close(b[0], a[0])
         assert torch.equal(a[2], b[2])
+    # Compiled code trusts its inputs: other dtypes and strides must not be misread.
+    action = actions(plain, 1)[0]
+    for same in (action.to(torch.int32), torch.stack([action, 1 - action], 1)[:, 0]):
+        torch.testing.assert_close(fused.step(same)[0], plain.step(same)[0])
+    for envs in (plain, fused):
+        with pytest.raises(ValueError, match=r"actions: shape \(3,\), expected \(16,\)"):
+            envs.step(action[:3])
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from rewardzoo.compiled import Loop, Tensors
 from rewardzoo.functional import FunctionalVectorEnv
 from rewardzoo.transition import Obs, to_numpy
 
+from . import trees
+
 # (obs, memory, began, noise) to (the policy's action, the environment's action, the new memory)
 Act = Callable[[Obs, Tensor, Tensor, Any], tuple[Tensor, Tensor, Tensor]]
 
@@ -79,7 +81,7 @@ class Collector:
     def reset(self, seed: int) -> None:
         """Start the first episodes."""
         obs, _ = self.envs.reset(seed=seed)
-        self._tensors = isinstance(_leaf(obs), Tensor)
+        self._tensors = isinstance(trees.first(obs), Tensor)
         self.tracker.reset(obs)
 
     def collect(
@@ -119,7 +121,7 @@ class Collector:
             )
             if tracker.mode is AutoresetMode.DISABLED:
                 self._reset_rows(step.done)
-        fields = [_stack(list(column)) for column in zip(*steps, strict=True)]
+        fields = [trees.stack(list(column)) for column in zip(*steps, strict=True)]
         if tracker.always_valid:
             fields[7] = None
         rollout = Rollout(*fields, first_memory)
@@ -225,13 +227,3 @@ class CompiledCollector(Collector):
             }
         )
         return rollout, self._episodes(rollout)
-
-
-def _leaf(x: Any) -> Any:
-    return _leaf(next(iter(x.values()))) if isinstance(x, dict) else x
-
-
-def _stack(items: list[Any]) -> Any:
-    if isinstance(items[0], dict):
-        return {k: _stack([item[k] for item in items]) for k in items[0]}
-    return torch.stack(items)

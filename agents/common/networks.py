@@ -319,9 +319,26 @@ class ActorCritic(nn.Module):
         self.policy_head = MLP([width, *hidden, num_outputs], activation, 0.01)
         self.value_head = MLP([width, *hidden, 1], activation, 1.0)
 
+    def flatten(self) -> nn.Parameter:
+        """Lay all parameters, and their gradients, into one tensor each.
+
+        The network's own parameters become views of it, so that clipping and Adam are a handful of
+        operations however many layers there are.
+        """
+        own = list(self.parameters())
+        flat = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in own]))
+        flat.grad = torch.zeros_like(flat)
+        start = 0
+        for p in own:
+            end = start + p.numel()
+            p.data = flat.data[start:end].view_as(p)
+            p.grad = flat.grad[start:end].view_as(p)
+            start = end
+        return flat
+
     @contextmanager
     def using(self, flat: Tensor) -> Iterator[None]:
-        """Inside, the parameters are cut from ``flat`` (P,), in their own order."""
+        """Inside, the parameters are cut from ``flat`` (P,), laid out as by ``flatten``."""
         own = [
             (m, name, p)
             for m in self.modules()

@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 import rewardzoo
+from rewardzoo.agents.common.adam import adam
 from rewardzoo.agents.common.advantages import gae
 from rewardzoo.agents.common.checkpoint import CheckpointError
 from rewardzoo.agents.ppo import PPO
@@ -374,6 +375,18 @@ def test_learns_to_treat_sepsis() -> None:
 
 
 # ---- compiled --------------------------------------------------------------------------------
+
+
+def test_adam_is_torchs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ours = [torch.randn(50, generator=generator), torch.zeros(50), torch.zeros(50), torch.zeros(())]
+    theirs = torch.nn.Parameter(ours[0].clone())
+    optimizer = torch.optim.Adam([theirs], lr=0.01, eps=1e-5)
+    for _ in range(20):
+        theirs.grad = torch.randn(50, generator=generator)
+        optimizer.step()
+        ours = adam(ours[0], theirs.grad, *ours[1:], torch.tensor(0.01, dtype=torch.float64), 1e-5)
+    torch.testing.assert_close(ours[0], theirs.data, rtol=0, atol=1e-6)
 
 
 def test_compiled_training_is_the_same_training() -> None:
