@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import importlib.util
 import json
+import math
 import os
 import shlex
 import sys
@@ -96,6 +97,10 @@ def train(
     device: Device = "cpu",
     out: Annotated[Path | None, typer.Option(help="Folder; default runs/train/ENV.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
+    eval_every: Annotated[
+        int | None, typer.Option(help="Steps between evaluations; keeps best.pt.", min=1)
+    ] = None,
+    video: Annotated[bool, typer.Option(help="Film every evaluation into --out/videos.")] = False,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="Hyperparameter, name=value; repeatable.")
     ] = None,
@@ -104,6 +109,9 @@ def train(
 
     Example: rewardzoo train --env rewardzoo/CartPole-v0 --set learning_rate=0.0025
     """
+    import gymnasium
+
+    from .callbacks import Evaluation
     from .experiment import make_envs
     from .registration import AGENTS, REWARDS, check_env_id
 
@@ -118,9 +126,23 @@ def train(
     else:
         learner = kind(envs, seed=seed, **_settings(setting or []))
     _writable(folder)
+    evaluation = None
+    if video and eval_every is None:
+        raise ValueError("--video: films evaluations; say how often with --eval-every")
+    if eval_every is not None:
+        fresh = make_envs(env, reward, min(num_envs, 64), device)
+        best, to_beat = folder / "best.pt", -math.inf
+        if resume and best.is_file():
+            scores = kind.load(best, env=fresh).evaluate(fresh, 20)
+            to_beat = float(scores["objective"].mean())
+        film = gymnasium.make(env, render_mode="rgb_array") if video else None
+        evaluation = Evaluation(
+            fresh, eval_every, 20, to_beat, best=best, film=film, folder=folder / "videos"
+        )
     try:
         learner.learn(
             max(0, steps - learner.num_timesteps),
+            callback=evaluation,
             reset_num_timesteps=False,
             progress_bar=console.is_terminal,
             log_dir=folder,

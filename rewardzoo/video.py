@@ -39,6 +39,22 @@ def record_episode(
     policy = None
     if checkpoint is not None:
         policy = AGENTS[agent].load(checkpoint, env=gymnasium.make_vec(env_id, num_envs=1))
+    frames = play(env, policy, max_steps, seed)
+    env.close()
+    if gif is not None:
+        write_gif(frames, gif, env.metadata.get("render_fps", 30))
+    return frames
+
+
+def play(env: Any, policy: Any = None, max_steps: int = 200, seed: int = 0) -> list[Any]:
+    """The frames of one episode, its first and last included.
+
+    Args:
+        env: a single Gymnasium environment with a render mode that returns frames.
+        policy: with ``predict``; None acts at random.
+        max_steps: stop after so many.
+        seed: of the episode.
+    """
     obs, _ = env.reset(seed=seed)
     env.action_space.seed(seed)
     frames: list[Any] = [env.render()]
@@ -52,9 +68,6 @@ def record_episode(
         frames.append(env.render())
         if terminated or truncated:
             break
-    env.close()
-    if gif is not None:
-        write_gif(frames, gif, env.metadata.get("render_fps", 30))
     return frames
 
 

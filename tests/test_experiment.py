@@ -252,7 +252,10 @@ def test_train_resume_report_and_play(tmp_path: Path) -> None:
     done = rewardzoo(*args, "--steps", 512)
     assert done.returncode == 0 and "objective" in done.stdout, done.stderr
     assert list((tmp_path / "t").glob("events.out.tfevents*"))
-    assert rewardzoo(*args, "--steps", 1024, "--resume").returncode == 0
+    more = ["--steps", 1024, "--resume", "--eval-every", 256, "--video"]
+    assert rewardzoo(*args, *more).returncode == 0
+    assert (tmp_path / "t" / "best.pt").is_file()
+    assert (tmp_path / "t" / "videos" / "step-1024.gif").is_file()
     gif = tmp_path / "a.gif"
     checkpoint = ["--checkpoint", tmp_path / "t" / "checkpoint.pt", "--out", gif, "--steps", 20]
     assert rewardzoo("play", "rewardzoo/CartPole-v0", *checkpoint).returncode == 0

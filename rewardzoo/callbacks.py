@@ -1,0 +1,91 @@
+"""Callbacks for ``learn``: evaluate while training, keep the best policy, film it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from .video import play, write_gif
+
+
+class Evaluation:
+    """Every ``every`` steps, play fresh episodes with the policy's most likely actions.
+
+    A resumed agent is evaluated after its first iteration.
+
+    Adds ``eval/return`` (what ``envs`` pays), ``eval/objective`` and ``eval/length`` (means over
+    the episodes) to the iteration's metrics, so that they are logged with them. Training is not
+    touched: ``envs`` is a vector environment of its own, and every evaluation plays the same seeds.
+
+    Args:
+        envs: vector environment to evaluate in.
+        every: environment steps between two evaluations, at least 1.
+        num_episodes: of each evaluation.
+        to_beat: mean objective below which nothing is kept, as of an earlier ``best``.
+        best: file for the policy with the highest mean objective so far; None keeps none.
+        film: a single environment that renders ``rgb_array``; None films nothing.
+        folder: where the GIFs go, ``step-<num_timesteps>.gif``.
+
+    Raises:
+        ValueError: for ``every`` or ``num_episodes`` below 1, a film of another render mode or
+            without a folder.
+
+    Example:
+        >>> import gymnasium, rewardzoo
+        >>> from rewardzoo.agents.ppo import PPO
+        >>> make = lambda: gymnasium.make_vec("rewardzoo/CartPole-v0", num_envs=4)
+        >>> evaluation = Evaluation(make(), every=64, num_episodes=4)
+        >>> _ = PPO(make(), num_steps=8).learn(128, callback=evaluation)
+        >>> [step for step, _ in evaluation.history]
+        [64, 128]
+    """
+
+    def __init__(
+        self,
+        envs: gymnasium.vector.VectorEnv[Any, Any, Any],
+        every: int,
+        num_episodes: int = 20,
+        to_beat: float = -math.inf,
+        best: str | Path | None = None,
+        film: gymnasium.Env[Any, Any] | None = None,
+        folder: str | Path | None = None,
+    ) -> None:
+        for name, value in (("every", every), ("num_episodes", num_episodes)):
+            if not value >= 1:
+                raise ValueError(f"{name}={value}: expected an integer >= 1")
+        if film is not None and film.render_mode != "rgb_array":
+            raise ValueError(
+                f"film: its render_mode is {film.render_mode!r}; make it with "
+                "render_mode='rgb_array'"
+            )
+        if film is not None and folder is None:
+            raise ValueError("folder=None: say where the films go")
+        self.envs, self.every, self.num_episodes = envs, every, num_episodes
+        self.best, self.film = best, film
+        self.folder = None if folder is None else Path(folder)
+        self.history: list[tuple[int, dict[str, float]]] = []
+        self._highest = to_beat
+        self._last = 0
+
+    def __call__(self, agent: Any, metrics: dict[str, float]) -> None:
+        """After an iteration."""
+        step = agent.num_timesteps
+        due = step // self.every > self._last // self.every
+        self._last = step
+        if not due:
+            return
+        scores = agent.evaluate(self.envs, self.num_episodes)
+        means = {f"eval/{k}": float(v.mean()) for k, v in scores.items()}
+        metrics.update(means)
+        self.history.append((step, means))
+        if self.best is not None and means["eval/objective"] > self._highest:
+            self._highest = means["eval/objective"]
+            agent.save(self.best)
+        if self.film is not None and self.folder is not None:
+            frames = play(self.film, agent, max_steps=1000)
+            write_gif(
+                frames, self.folder / f"step-{step}.gif", self.film.metadata.get("render_fps", 30)
+            )
