@@ -396,11 +396,16 @@ def test_compiled_training_is_the_same_training() -> None:
         "ent_coef": 0.01, "clip_range_vf": 0.2, "target_kl": 0.01,
     }  # fmt: skip
     seen: dict[bool, list[dict[str, float]]] = {True: [], False: []}
-    agents = {}
+    agents, rollouts = {}, []
     for compiled, metrics in seen.items():
         agent = PPO(cartpole(4), seed=3, compile=compiled, **settings)
+        played = [(agent.collect()[0]._asdict(), agent.collector.tracker.state_dict())
+                  for _ in range(12)]  # fmt: skip
+        rollouts.append(played)
         agent.learn(4 * 8 * 6, callback=lambda _, m, keep=metrics.append: keep(m))
         agents[compiled] = agent
+    torch.testing.assert_close(*rollouts)
+    assert any(tracker["over"].any() for _, tracker in rollouts[0])
     assert torch.allclose(agents[True].parameters, agents[False].parameters, atol=1e-5)
     steps = [int(a.optimizer.state[a.parameters]["step"]) for a in agents.values()]
     assert steps[0] == steps[1] < 6 * 16  # it did stop early
