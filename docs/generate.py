@@ -26,7 +26,12 @@ OUT = HERE / "generated"
 def paragraphs(docstring: str | None) -> str:
     """A class docstring as a page: ``Heading: text`` becomes a section."""
     text = inspect.cleandoc(docstring or "")
-    text = re.sub(r"^([A-Z][A-Za-z ]{2,24}):[ \n]", r"\n## \1\n\n", text, flags=re.MULTILINE)
+    text = re.sub(
+        r"^([A-Z][A-Za-z ]{2,24}):[ \n]\s*(\w)",
+        lambda found: f"\n## {found[1]}\n\n{found[2].upper()}",
+        text,
+        flags=re.MULTILINE,
+    )
     return re.sub(r"``([^`]+)``", r"`\1`", text)
 
 
@@ -72,7 +77,7 @@ def env_card(id: str) -> str:
             lines += [f"![{name} after a few random steps]({name}.png)", ""]
     limit = gymnasium.spec(id).max_episode_steps
     lines += [
-        "| | |",
+        "| | value |",
         "|---|---|",
         f"| make | `gymnasium.make({id!r})` |",
         f"| observation space | `{func.observation_space}` |".replace("\n", " "),
@@ -105,7 +110,7 @@ def main() -> None:
     """Write all pages anew."""
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
-    index = ["# Environments", "", "| id | |", "|---|---|"]
+    index = ["# Environments", "", "| id | what it is |", "|---|---|"]
     for id in env_ids():
         name = id.split("/")[1]
         write(f"{name}.md", env_card(id))

@@ -292,6 +292,25 @@ def test_bad_arguments_are_named(kwargs: dict[str, Any], message: str) -> None:
         gymnasium.make_vec("rewardzoo/CartPole-v0", num_envs=2, **kwargs)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_agrees_without_synchronising() -> None:
+    for variant in VARIANTS:
+        id, kwargs = split(variant)
+        here = gymnasium.make_vec(id, num_envs=32, **kwargs)
+        there = gymnasium.make_vec(id, num_envs=32, device="cuda", **kwargs)
+        torch.testing.assert_close(there.reset(seed=0)[0].cpu(), here.reset(seed=0)[0])
+        for action in actions(here, 20):
+            moved = action.cuda()
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                found = there.step(moved)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            for a, b in zip(found[:4], here.step(action)[:4], strict=True):
+                torch.testing.assert_close(a.cpu(), b, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_without_cuda_says_so() -> None:
     with pytest.raises(ValueError, match="sees no CUDA device"):

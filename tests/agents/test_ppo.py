@@ -351,6 +351,7 @@ def test_solves_gymnasiums_own_cartpole() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_learns_to_treat_sepsis() -> None:
     """Survival .86 of an optimum of .875 (uniform .780), 5 seeds, 30,000,000 steps each.
 
