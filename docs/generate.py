@@ -27,7 +27,7 @@ def paragraphs(docstring: str | None) -> str:
     """A class docstring as a page: ``Heading: text`` becomes a section."""
     text = inspect.cleandoc(docstring or "")
     text = re.sub(
-        r"^([A-Z][A-Za-z ]{2,24}):[ \n]\s*(\w)",
+        r"^([A-Z][A-Za-z ]{2,24}):[ \n]\s*(\S)",
         lambda found: f"\n## {found[1]}\n\n{found[2].upper()}",
         text,
         flags=re.MULTILINE,
