@@ -201,14 +201,20 @@ def test_interrupt_saves_and_says_how_to_go_on(tmp_path: Path, plugin: Path) -> 
         [sys.executable, "-m", "rewardzoo", "run", "small", "--out", str(tmp_path)],
         env=dict(os.environ, REWARDZOO_PLUGINS=str(plugin)), start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        # A shell starts background jobs with the signal ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    deadline = time.time() + 120
-    log = tmp_path / "small/quick/plain/seed-0/metrics.jsonl"
-    while not (log.is_file() and log.stat().st_size > 0):
-        assert time.time() < deadline and process.poll() is None
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    out, _ = process.communicate(timeout=120)
+    try:
+        deadline = time.time() + 120
+        log = tmp_path / "small/quick/plain/seed-0/metrics.jsonl"
+        while not (log.is_file() and log.stat().st_size > 0):
+            assert time.time() < deadline and process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        out, _ = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130 and "Go on with the same command" in out, out
     assert (log.parent / "checkpoint.pt").is_file()
 
