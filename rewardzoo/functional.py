@@ -157,6 +157,8 @@ class FunctionalEnv(gymnasium.Env[Any, Any]):
         dynamics: a FuncEnv class, or ``"module:Class"``.
         render_mode: one of the dynamics' ``render_modes``.
         device: where the dynamics run.
+        compile: fuse the step with ``torch.compile`` (needs a C++ compiler on CPU; the first step
+            takes some seconds; results may differ from the plain step in the last bit).
         **params: the dynamics' parameters.
     """
 
@@ -168,6 +170,7 @@ class FunctionalEnv(gymnasium.Env[Any, Any]):
         dynamics: str | type[FuncEnv],
         render_mode: str | None = None,
         device: torch.device | str = "cpu",
+        compile: bool = False,
         **params: Any,
     ) -> None:
         self.func = load(dynamics)(device=device, **params)
@@ -182,6 +185,12 @@ class FunctionalEnv(gymnasium.Env[Any, Any]):
         self._has_state_info = _overrides(self.func, "state_info")
         self._has_transition_info = _overrides(self.func, "transition_info")
         self._on_cpu = self.func.device.type == "cpu"
+        self._program = Program(
+            lambda action, seed, episode, time, *state: self._outcome(
+                tree_unflatten(state, self._spec), action, Rng(seed, episode, time)
+            )
+        )
+        self._advance = self._advance_compiled if compile else self._advance_plain
         self._seed: Tensor | None = None
         self._episode: Tensor | None = None
         self._time = 0
@@ -199,7 +208,7 @@ class FunctionalEnv(gymnasium.Env[Any, Any]):
         self._episode = torch.zeros_like(self._seed) if self._episode is None else self._episode + 1
         self._time = 0
         with torch.no_grad():
-            rng = self._rng()
+            rng = Rng(*self._counters())
             self.state = self.func.initial(rng)
             obs = self._edge(self.func.observation(self.state, rng), self.observation_space)
             info = self._edge(self.func.state_info(self.state)) if self._has_state_info else {}
@@ -210,23 +219,17 @@ class FunctionalEnv(gymnasium.Env[Any, Any]):
         if self.state is None:
             raise gymnasium.error.ResetNeeded("call env.reset() before env.step(action)")
         self._time += 1
-        func, state = self.func, self.state
         grad = torch.is_grad_enabled()
         torch.set_grad_enabled(False)  # what ``with torch.no_grad()`` does, in half the time
         try:
-            rng = self._rng()
             act = torch.from_numpy(np.array(action)[None])
             if not self._on_cpu:
-                act = act.to(func.device)
-            self.state = following = func.transition(state, act, rng)
-            reward = func.reward(state, act, following, rng).item()
-            terminated = bool(func.terminal(following, rng))
-            obs = self._edge(func.observation(following, rng), self.observation_space)
-            info: dict[str, Any] = {"objective": reward}
-            if self._has_state_info:
-                info.update(self._edge(func.state_info(following)))
-            if self._has_transition_info:
-                info.update(self._edge(func.transition_info(state, act, following)))
+                act = act.to(self.func.device)
+            self.state, objective, over, observation, details = self._advance(self.state, act)
+            reward = objective.item()
+            terminated = bool(over)
+            obs = self._edge(observation, self.observation_space)
+            info = {"objective": reward, **self._edge(details)}
         finally:
             torch.set_grad_enabled(grad)
         return obs, reward, terminated, False, info
@@ -240,9 +243,37 @@ class FunctionalEnv(gymnasium.Env[Any, Any]):
             raise gymnasium.error.ResetNeeded("call env.reset() before env.render()")
         return self.func.render(self.state, 0, self.render_mode)
 
-    def _rng(self) -> Rng:
+    def _counters(self) -> tuple[Tensor, Tensor, int]:
         assert self._seed is not None and self._episode is not None
-        return Rng(self._seed, self._episode, self._time)
+        return self._seed, self._episode, self._time
+
+    def _advance_plain(self, state: Any, action: Tensor) -> tuple[Any, ...]:
+        return self._outcome(state, action, Rng(*self._counters()))
+
+    def _outcome(self, state: Any, action: Tensor, rng: Rng) -> tuple[Any, ...]:
+        """The successor, its objective, whether it is terminal, its observation and its info."""
+        func = self.func
+        following = func.transition(state, action, rng)
+        reward = func.reward(state, action, following, rng)
+        info: dict[str, Any] = {}
+        if self._has_state_info:
+            info.update(func.state_info(following))
+        if self._has_transition_info:
+            info.update(func.transition_info(state, action, following))
+        return (
+            following,
+            reward,
+            func.terminal(following, rng),
+            func.observation(following, rng),
+            info,
+        )
+
+    def _advance_compiled(self, state: Any, action: Tensor) -> tuple[Any, ...]:
+        """``_outcome`` as a compiled program."""
+        leaves, self._spec = tree_flatten(state)
+        seed, episode, time = self._counters()
+        now = torch.tensor([time], device=self.func.device)
+        return cast("tuple[Any, ...]", self._program(action, seed, episode, now, *leaves))
 
     def _edge(self, x: Any, space: spaces.Space[Any] | None = None) -> Any:
         if isinstance(x, dict):

@@ -259,6 +259,23 @@ def test_saved_and_loaded_goes_on_the_same(id: str) -> None:
         gymnasium.make_vec(id, num_envs=4).load_state_dict(saved)
 
 
+@pytest.mark.parametrize("id", ["rewardzoo/CartPole-v0", "rewardzoo/SepsisICU-v0"])
+def test_compiled_single_step_agrees(id: str) -> None:
+    plain, fused = gymnasium.make(id), gymnasium.make(id, compile=True)
+    plain.action_space.seed(0)
+    np.testing.assert_array_equal(fused.reset(seed=5)[0], plain.reset(seed=5)[0])
+    ends = 0
+    for _ in range(200):
+        action = plain.action_space.sample()
+        a, b = plain.step(action), fused.step(action)
+        np.testing.assert_allclose(b[0], a[0], rtol=1e-5, atol=1e-6)
+        assert a[1:4] == b[1:4] and type(a[0]) is type(b[0]) and a[4].keys() == b[4].keys()
+        if a[2] or a[3]:
+            ends += 1
+            np.testing.assert_array_equal(fused.reset()[0], plain.reset()[0])
+    assert ends > 3
+
+
 def test_compiled_step_agrees() -> None:
     plain = gymnasium.make_vec("rewardzoo/CartPole-v0", num_envs=16)
     fused = gymnasium.make_vec("rewardzoo/CartPole-v0", num_envs=16, compile=True)

@@ -27,7 +27,7 @@ SYNC = (
 def run(say: Callable[[str], None]) -> list[Row]:
     """The bars: 100 x SyncVectorEnv; Gymnasium's batch at N = 64, 1,024, 4,096; 8,000 steps/s."""
     with one_thread():
-        return [_against_sync(), *_small_batch(say), *_large_batches(say), _single()]
+        return [_against_sync(), *_small_batch(say), *_large_batches(say), *_single(say)]
 
 
 def batched(num_envs: int, **kwargs: Any) -> Callable[[], Any]:
@@ -116,8 +116,26 @@ def _large_batches(say: Callable[[str], None]) -> list[Row]:
     return rows
 
 
-def _single() -> Row:
-    env = gymnasium.make(ID)
+def _single(say: Callable[[str], None]) -> list[Row]:
+    say("compiling the step of the single face")
+    readings = interleave({"plain": _alone(), "compiled": _alone(compile=True)})
+    return [
+        Row(
+            f"env steps/s, single face, {how}",
+            {how: readings[how]},
+            "steps/s",
+            readings[how],
+            bar=8000.0,
+            times=False,
+            note="gymnasium.make with its default wrappers, resets included",
+        )
+        for how in readings
+    ]
+
+
+def _alone(**kwargs: Any) -> Callable[[], float]:
+    """Steps of the single face in a second, resets included."""
+    env = gymnasium.make(ID, **kwargs)
     env.reset(seed=0)
     action = 0
 
@@ -128,16 +146,7 @@ def _single() -> Row:
         if terminated or truncated:
             env.reset()
 
-    readings = interleave({"single face": _rate(step, 1)})
-    return Row(
-        "env steps/s, single face",
-        readings,
-        "steps/s",
-        readings["single face"],
-        bar=8000.0,
-        times=False,
-        note="gymnasium.make with its default wrappers, resets included",
-    )
+    return _rate(step, 1)
 
 
 def _rate(call: Callable[[], Any], steps: int) -> Callable[[], float]:
