@@ -24,10 +24,11 @@ OUT = HERE / "generated"
 
 
 def paragraphs(docstring: str | None) -> str:
-    """A class docstring as a page: ``Heading: text`` becomes a section."""
+    """A docstring as a page: ``Heading: text`` becomes a section, ``Args:`` a list."""
     text = inspect.cleandoc(docstring or "")
+    text = re.sub(r"^    (\w+): ", r"- `\1`: ", text, flags=re.MULTILINE)
     text = re.sub(
-        r"^([A-Z][A-Za-z ]{2,24}):[ \n]\s*(\S)",
+        r"^([A-Z][A-Za-z ]{2,24}):\s+(\S)",
         lambda found: f"\n## {found[1]}\n\n{found[2].upper()}",
         text,
         flags=re.MULTILINE,
@@ -92,6 +93,12 @@ def env_card(id: str) -> str:
     return "\n".join(lines)
 
 
+def signature(kind: type) -> str:
+    """What a class is called with, its annotations without the quotes of postponed ones."""
+    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(kind)))
+    return text.removesuffix(" -> None")
+
+
 def hyperparameters(kind: Any) -> str:
     """The table of an agent's hyperparameters."""
     rows = [
@@ -119,7 +126,7 @@ def main() -> None:
     write("environments.md", "\n".join(index))
     _ = list(EXPERIMENTS)
     rewards = [
-        f"## {name}\n\n`{name}{inspect.signature(REWARDS[name])}`\n\n"
+        f"## {name}\n\n`{name}{signature(REWARDS[name])}`\n\n"
         + paragraphs(REWARDS[name].__doc__).replace("\n## ", "\n### ")
         for name in REWARDS
     ]

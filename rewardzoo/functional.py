@@ -185,12 +185,7 @@ class FunctionalEnv(gymnasium.Env[Any, Any]):
         self._has_state_info = _overrides(self.func, "state_info")
         self._has_transition_info = _overrides(self.func, "transition_info")
         self._on_cpu = self.func.device.type == "cpu"
-        self._program = Program(
-            lambda action, seed, episode, time, *state: self._outcome(
-                tree_unflatten(state, self._spec), action, Rng(seed, episode, time)
-            )
-        )
-        self._advance = self._advance_compiled if compile else self._advance_plain
+        self._program = Program(self._outcome_of) if compile else None
         self._seed: Tensor | None = None
         self._episode: Tensor | None = None
         self._time = 0
@@ -225,7 +220,7 @@ class FunctionalEnv(gymnasium.Env[Any, Any]):
             act = torch.from_numpy(np.array(action)[None])
             if not self._on_cpu:
                 act = act.to(self.func.device)
-            self.state, objective, over, observation, details = self._advance(self.state, act)
+            self.state, objective, over, observation, details = self._advance(act)
             reward = objective.item()
             terminated = bool(over)
             obs = self._edge(observation, self.observation_space)
@@ -247,8 +242,19 @@ class FunctionalEnv(gymnasium.Env[Any, Any]):
         assert self._seed is not None and self._episode is not None
         return self._seed, self._episode, self._time
 
-    def _advance_plain(self, state: Any, action: Tensor) -> tuple[Any, ...]:
-        return self._outcome(state, action, Rng(*self._counters()))
+    def _advance(self, action: Tensor) -> tuple[Any, ...]:
+        seed, episode, time = self._counters()
+        if self._program is None:
+            return self._outcome(self.state, action, Rng(seed, episode, time))
+        leaves, self._spec = tree_flatten(self.state)
+        now = torch.tensor([time], device=self.func.device)
+        return cast("tuple[Any, ...]", self._program(action, seed, episode, now, *leaves))
+
+    def _outcome_of(
+        self, action: Tensor, seed: Tensor, episode: Tensor, time: Tensor, *state: Tensor
+    ) -> tuple[Any, ...]:
+        """``_outcome`` as a function of tensors, which can be compiled."""
+        return self._outcome(tree_unflatten(state, self._spec), action, Rng(seed, episode, time))
 
     def _outcome(self, state: Any, action: Tensor, rng: Rng) -> tuple[Any, ...]:
         """The successor, its objective, whether it is terminal, its observation and its info."""
@@ -267,13 +273,6 @@ class FunctionalEnv(gymnasium.Env[Any, Any]):
             func.observation(following, rng),
             info,
         )
-
-    def _advance_compiled(self, state: Any, action: Tensor) -> tuple[Any, ...]:
-        """``_outcome`` as a compiled program."""
-        leaves, self._spec = tree_flatten(state)
-        seed, episode, time = self._counters()
-        now = torch.tensor([time], device=self.func.device)
-        return cast("tuple[Any, ...]", self._program(action, seed, episode, now, *leaves))
 
     def _edge(self, x: Any, space: spaces.Space[Any] | None = None) -> Any:
         if isinstance(x, dict):

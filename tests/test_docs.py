@@ -40,4 +40,6 @@ def test_every_environment_has_a_card(tmp_path: Path, monkeypatch: pytest.Monkey
     for id in env_ids():
         text = (tmp_path / "generated" / f"{id.split('/')[1]}.md").read_text()
         assert id in text and "## Objective" in text and "## Paper" in text
-    assert "falling_sofa" in (tmp_path / "generated" / "rewards.md").read_text()
+    rewards = (tmp_path / "generated" / "rewards.md").read_text()
+    assert "falling_sofa" in rewards and "- `high`: greatest reward." in rewards
+    assert "`delay(inner: RewardFunction, k: int)`" in rewards

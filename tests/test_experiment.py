@@ -104,6 +104,14 @@ def final_tables(root: Path) -> dict[str, Any]:
     return {str(f.parent.relative_to(root)): json.loads(f.read_text())["final"] for f in files}
 
 
+def await_content(file: Path, process: subprocess.Popen[Any]) -> None:
+    """Return as soon as the running process has written to the file."""
+    deadline = time.time() + 120
+    while not (file.is_file() and file.stat().st_size > 0):
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.02)
+
+
 def test_killed_run_resumes_to_the_same_table(tmp_path: Path, plugin: Path) -> None:
     plugin.write_text(PLUGIN.replace("STEPS", "10240"))
     whole = rewardzoo("run", "small", "--out", tmp_path / "whole", "--workers", 1, plugin=plugin)
@@ -124,11 +132,7 @@ def test_killed_run_resumes_to_the_same_table(tmp_path: Path, plugin: Path) -> N
         command, env=dict(os.environ, REWARDZOO_PLUGINS=str(plugin)), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.time() + 120
-    second = cut / "small/quick/double/seed-0/metrics.jsonl"
-    while not (second.is_file() and second.stat().st_size > 0):
-        assert time.time() < deadline and process.poll() is None
-        time.sleep(0.02)
+    await_content(cut / "small/quick/double/seed-0/metrics.jsonl", process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     first = cut / "small/quick/plain/seed-0/result.json"
@@ -205,11 +209,8 @@ def test_interrupt_saves_and_says_how_to_go_on(tmp_path: Path, plugin: Path) -> 
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
-        deadline = time.time() + 120
         log = tmp_path / "small/quick/plain/seed-0/metrics.jsonl"
-        while not (log.is_file() and log.stat().st_size > 0):
-            assert time.time() < deadline and process.poll() is None
-            time.sleep(0.05)
+        await_content(log, process)
         os.killpg(process.pid, signal.SIGINT)
         out, _ = process.communicate(timeout=120)
     finally:

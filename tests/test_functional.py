@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 from typing import Any
 
 import gymnasium
@@ -257,6 +258,21 @@ def test_saved_and_loaded_goes_on_the_same(id: str) -> None:
             assert torch.equal(a, b)
     with pytest.raises(ValueError, match="another num_envs"):
         gymnasium.make_vec(id, num_envs=4).load_state_dict(saved)
+
+
+@pytest.mark.parametrize("id", env_ids())
+def test_a_pickled_single_environment_goes_on_the_same(id: str) -> None:
+    env = gymnasium.make(id)
+    env.reset(seed=3)
+    twin = pickle.loads(pickle.dumps(env))
+    env.action_space.seed(0)
+    for _ in range(10):
+        action = env.action_space.sample()
+        a, b = env.step(action), twin.step(action)
+        np.testing.assert_array_equal(a[0], b[0])
+        assert a[1:4] == b[1:4]
+        if a[2]:
+            np.testing.assert_array_equal(env.reset()[0], twin.reset()[0])
 
 
 @pytest.mark.parametrize("id", ["rewardzoo/CartPole-v0", "rewardzoo/SepsisICU-v0"])
