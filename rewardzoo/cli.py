@@ -66,11 +66,8 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
 
     table = Table(box=None, show_header=False, padding=(0, 2))
     if kind is Kind.envs:
-        import gymnasium
-
         for id in registration.env_ids():
-            dynamics = gymnasium.spec(id).kwargs["dynamics"]
-            table.add_row(id, _first_line(_load(dynamics)))
+            table.add_row(id, _first_line(registration.documented_class(id)))
     else:
         registries = {
             Kind.rewards: registration.REWARDS,
@@ -338,11 +335,6 @@ def _writable(folder: Path) -> None:
         raise ValueError(
             f"--out {folder}: cannot write there ({error.strerror}); choose another folder"
         ) from None
-
-
-def _load(dynamics: str) -> Any:
-    module, _, name = dynamics.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _first_line(entry: Any) -> str:

@@ -100,29 +100,83 @@ def register_env(
     Raises:
         ValueError: if the id is taken by something else.
     """
+    _enter(
+        id,
+        max_episode_steps,
+        "rewardzoo.functional:FunctionalEnv",
+        "rewardzoo.functional:FunctionalVectorEnv",
+        {"dynamics": dynamics, **kwargs},
+    )
+
+
+def register_simulator(
+    id: str,
+    entry_point: str,
+    vector_entry_point: str | None = None,
+    max_episode_steps: int | None = None,
+    **kwargs: Any,
+) -> None:
+    """Register an environment that has an engine of its own.
+
+    Args:
+        id: for instance ``rewardzoo/NetHackScore-v0``.
+        entry_point: ``"module:Class"`` of the ``gymnasium.Env``; its docstring is the card, so the
+            module must import without the engine.
+        vector_entry_point: of the ``gymnasium.vector.VectorEnv``; None leaves ``make_vec`` to
+            Gymnasium's own.
+        max_episode_steps: truncation limit.
+        **kwargs: default arguments of both.
+
+    Raises:
+        ValueError: if the id is taken by something else.
+    """
+    _enter(id, max_episode_steps, entry_point, vector_entry_point, kwargs)
+
+
+def _enter(
+    id: str,
+    max_episode_steps: int | None,
+    entry_point: str,
+    vector_entry_point: str | None,
+    kwargs: dict[str, Any],
+) -> None:
     known = gymnasium.registry.get(id)
     if known is not None:
-        if (known.max_episode_steps, known.kwargs) == (
+        if (known.entry_point, known.max_episode_steps, known.kwargs) == (
+            entry_point,
             max_episode_steps,
-            {"dynamics": dynamics, **kwargs},
+            kwargs,
         ):
             return
         raise ValueError(
-            f"environment {id!r} is registered twice: for {known.kwargs.get('dynamics', known)} "
-            f"and for {dynamics}; choose another id"
+            f"environment {id!r} is registered twice: for "
+            f"{known.kwargs.get('dynamics', known.entry_point)} "
+            f"and for {kwargs.get('dynamics', entry_point)}; choose another id"
         )
     gymnasium.register(
         id,
-        entry_point="rewardzoo.functional:FunctionalEnv",
-        vector_entry_point="rewardzoo.functional:FunctionalVectorEnv",
+        entry_point=entry_point,
+        vector_entry_point=vector_entry_point,
         max_episode_steps=max_episode_steps,
-        kwargs={"dynamics": dynamics, **kwargs},
+        kwargs=kwargs,
     )
 
 
 def env_ids() -> list[str]:
     """The ids of this project's environments."""
     return sorted(i for i in gymnasium.registry if i.startswith("rewardzoo/"))
+
+
+def functional_ids() -> list[str]:
+    """The ids of those whose dynamics are a FuncEnv."""
+    return [i for i in env_ids() if "dynamics" in gymnasium.registry[i].kwargs]
+
+
+def documented_class(id: str) -> Any:
+    """The class whose docstring is the card of ``id``; imports its module, no simulator."""
+    spec = gymnasium.spec(id)
+    module, _, name = str(spec.kwargs.get("dynamics", spec.entry_point)).partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def check_env_id(id: str) -> None:

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from rewardzoo.autoreset import StepTracker, final_obs
 from rewardzoo.functional import FunctionalVectorEnv
-from rewardzoo.registration import env_ids
+from rewardzoo.registration import functional_ids
 from rewardzoo.testing.scripted import ScriptedEnv, ScriptedFunc, scripted_envs
 from rewardzoo.transition import Transition
 
@@ -97,7 +97,7 @@ def test_stock_envs_give_what_the_single_environments_live_through(
 
 
 @pytest.mark.parametrize("limit", [None, 3])
-@pytest.mark.parametrize("dynamics", [ScriptedFunc, *env_ids()])
+@pytest.mark.parametrize("dynamics", [ScriptedFunc, *functional_ids()])
 def test_our_envs_give_the_same_transitions_in_all_modes(dynamics: Any, limit: int | None) -> None:
     def make(mode: AutoresetMode) -> VectorEnv:
         if isinstance(dynamics, str):

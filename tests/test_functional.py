@@ -14,12 +14,12 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 from rewardzoo.functional import FuncEnv, FunctionalVectorEnv
-from rewardzoo.registration import env_ids
+from rewardzoo.registration import functional_ids
 from rewardzoo.testing import first_observation
 from rewardzoo.testing.scripted import ScriptedFunc
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    **{id: {} for id in env_ids()},
+    **{id: {} for id in functional_ids()},
     "rewardzoo/SepsisICU-v0 features": {"obs": "features", "obs_noise": 1.0},
 }
 STEPS = 1000
@@ -95,7 +95,7 @@ def test_environment_checkers_pass(variant: str) -> None:
     check_sb3(gymnasium.make(id, **kwargs))
 
 
-@pytest.mark.parametrize("id", env_ids())
+@pytest.mark.parametrize("id", functional_ids())
 def test_renders_a_picture(id: str) -> None:
     env = gymnasium.make(id, render_mode="rgb_array")
     env.reset(seed=0)
@@ -106,7 +106,7 @@ def test_renders_a_picture(id: str) -> None:
     np.testing.assert_array_equal(envs.render()[0], frame)
 
 
-@pytest.mark.parametrize("id", env_ids())
+@pytest.mark.parametrize("id", functional_ids())
 def test_a_step_runs_on_the_meta_device(id: str) -> None:
     """Reading a value, or a tensor of another device, would raise."""
     for mode in AutoresetMode:
@@ -117,7 +117,7 @@ def test_a_step_runs_on_the_meta_device(id: str) -> None:
         assert obs.device.type == reward.device.type == "meta"
 
 
-@pytest.mark.parametrize("id", env_ids())
+@pytest.mark.parametrize("id", functional_ids())
 def test_a_step_stays_on_a_device_that_is_not_the_cpu(id: str) -> None:
     """Fake tensors of another device: mixing in a CPU tensor raises, which meta may let pass."""
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -242,7 +242,7 @@ def test_episode_statistics_are_the_sums_of_the_episode(mode: AutoresetMode) -> 
     assert ended >= 3
 
 
-@pytest.mark.parametrize("id", env_ids())
+@pytest.mark.parametrize("id", functional_ids())
 def test_saved_and_loaded_goes_on_the_same(id: str) -> None:
     envs = gymnasium.make_vec(id, num_envs=5, max_episode_steps=13)
     envs.reset(seed=3)
@@ -260,7 +260,7 @@ def test_saved_and_loaded_goes_on_the_same(id: str) -> None:
         gymnasium.make_vec(id, num_envs=4).load_state_dict(saved)
 
 
-@pytest.mark.parametrize("id", env_ids())
+@pytest.mark.parametrize("id", functional_ids())
 def test_a_pickled_single_environment_goes_on_the_same(id: str) -> None:
     env = gymnasium.make(id)
     env.reset(seed=3)
@@ -397,7 +397,7 @@ def test_gymnasiums_own_vector_environments_take_our_single_ones() -> None:
 
 
 def test_every_environment_documents_itself() -> None:
-    for id in env_ids():
+    for id in functional_ids():
         dynamics = gymnasium.make(id).unwrapped.func
         assert isinstance(dynamics, FuncEnv)
         for heading in ("Observation:", "Action:", "Objective:", "Start state:", "End of episode:",
