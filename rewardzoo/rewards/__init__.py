@@ -12,6 +12,7 @@ from .novelty import Novelty
 from .parse import RewardSyntaxError, make_reward
 from .potential import Potential
 from .schedule import Schedule
+from .submodular import ModularSurrogate, SetFunction, SubmodularReward
 from .wrappers import RewardWrapper, VectorRewardWrapper
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Clip",
     "Delay",
     "EnvReward",
+    "ModularSurrogate",
     "Normalise",
     "Novelty",
     "Potential",
@@ -28,7 +30,9 @@ __all__ = [
     "RewardWrapper",
     "Scale",
     "Schedule",
+    "SetFunction",
     "Spaces",
+    "SubmodularReward",
     "Sum",
     "VectorAppendRewardState",
     "VectorRewardWrapper",
