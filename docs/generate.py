@@ -17,7 +17,7 @@ import gymnasium
 from PIL import Image
 
 import rewardzoo  # noqa: F401
-from rewardzoo.registration import AGENTS, EXPERIMENTS, REWARDS, env_ids
+from rewardzoo.registration import AGENTS, EXPERIMENTS, REWARDS, documented_class, env_ids
 
 HERE = Path(__file__).parent
 OUT = HERE / "generated"
@@ -68,10 +68,11 @@ def picture(id: str) -> Image.Image | None:
 
 def env_card(id: str) -> str:
     """The page of an environment; writes its picture beside it."""
-    func: Any = gymnasium.make(id).unwrapped.func
+    env: Any = gymnasium.make(id).unwrapped
+    func = getattr(env, "func", None)
     name = id.split("/")[1]
     lines = [f"# {id}", ""]
-    if "rgb_array" in func.render_modes:
+    if "rgb_array" in env.metadata["render_modes"]:
         image = picture(id)
         if image is not None:
             image.save(OUT / f"{name}.png")
@@ -81,16 +82,22 @@ def env_card(id: str) -> str:
         "| | value |",
         "|---|---|",
         f"| make | `gymnasium.make({id!r})` |",
-        f"| observation space | `{func.observation_space}` |".replace("\n", " "),
-        f"| action space | `{func.action_space}` |",
+        f"| observation space | `{env.observation_space}` |".replace("\n", " "),
+        f"| action space | `{env.action_space}` |",
         f"| truncated after | {limit} steps |",
         "",
-        paragraphs(type(func).__doc__),
+        paragraphs(documented_class(id).__doc__),
         "",
-        parameters(type(func.params)),
+        parameters(type(func.params)) if func else "",
         "",
     ]
+    env.close()
     return "\n".join(lines)
+
+
+def code(text: str) -> str:
+    """As code, where there is any."""
+    return f"`{text}`" if text else ""
 
 
 def signature(kind: type) -> str:
@@ -121,7 +128,7 @@ def main() -> None:
     for id in env_ids():
         name = id.split("/")[1]
         write(f"{name}.md", env_card(id))
-        first = paragraphs(type(gymnasium.make(id).unwrapped.func).__doc__).splitlines()[0]
+        first = paragraphs(documented_class(id).__doc__).splitlines()[0]
         index.append(f"| [{id}]({name}.md) | {first} |")
     write("environments.md", "\n".join(index))
     _ = list(EXPERIMENTS)
@@ -141,7 +148,7 @@ def main() -> None:
     for name in EXPERIMENTS:
         e = EXPERIMENTS[name]
         arms = "\n".join(
-            f"| {a.label} | `{a.env}` | {a.reward_text} | `{a.agent}` |" for a in e.grid
+            f"| {a.label} | {code(a.env)} | {a.text} | {code(a.agent)} |" for a in e.grid
         )
         claims = "\n".join(f"- {claim.sentence}" for claim in e.claims)
         pages.append(

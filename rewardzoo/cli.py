@@ -109,7 +109,7 @@ def train(
     import gymnasium
 
     from .callbacks import Evaluation
-    from .experiment import make_envs
+    from .jobs import make_envs
     from .registration import AGENTS, REWARDS, check_env_id
 
     kind = AGENTS[agent]
@@ -168,8 +168,8 @@ def run(
 
     A run that was stopped or killed goes on where it was with the same command.
     """
-    from .experiment import jobs_of, remove
     from .functional import check_device
+    from .jobs import jobs_of, remove
     from .launch import JobsFailed, run_jobs
     from .registration import EXPERIMENTS
 
@@ -196,6 +196,7 @@ def report(
     folder: Annotated[Path, typer.Argument(help="A folder with results.json.")],
 ) -> None:
     """Print the table and write the page again from a finished run's results."""
+    from .registration import EXPERIMENTS
     from .report import render_table, write_html
     from .results import read_json
 
@@ -204,7 +205,8 @@ def report(
         raise ValueError(f"folder={str(folder)!r}: there is no results.json; run the experiment")
     results, verdicts = read_json(path)
     render_table(results, verdicts, console)
-    write_html(results, verdicts, folder / "report.html")
+    figures = EXPERIMENTS[results.name].figures if results.name in EXPERIMENTS else ()
+    write_html(results, verdicts, folder / "report.html", figures)
     console.print(f"report: {folder / 'report.html'}")
 
 
@@ -298,7 +300,8 @@ def _fail(error: Exception) -> NoReturn:
 
 
 def _finish(experiment: Any, jobs: Any, command: str, budget: str) -> None:
-    from .experiment import collect_results, judge
+    from .experiment import judge
+    from .jobs import collect_results
     from .report import render_table, write_html
     from .results import write_json
 
@@ -306,7 +309,7 @@ def _finish(experiment: Any, jobs: Any, command: str, budget: str) -> None:
     verdicts = judge(experiment, results)
     folder = jobs[0].folder.parent.parent
     write_json(results, verdicts, folder / "results.json")
-    write_html(results, verdicts, folder / "report.html")
+    write_html(results, verdicts, folder / "report.html", experiment.figures)
     render_table(results, verdicts, console)
     console.print(f"report: {folder / 'report.html'}")
 

@@ -24,7 +24,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .experiment import ExperimentError, Interrupted, Job, run_job
+from .experiment import ExperimentError
+from .jobs import Interrupted, Job, run_job
 from .registration import load_plugin
 
 _STOPPED = 3  # a worker's exit code after saving on request
@@ -155,8 +156,7 @@ def _listen(worker: _Worker, progress: Progress) -> None:
             elif isinstance(message, str):
                 worker.error = message
             else:
-                step, speed, paid, objective = message
-                status = f"{speed:,.0f} steps/s  return {paid:.3f}  objective {objective:.3f}"
+                step, status = message
                 progress.update(worker.task, completed=step, status=status)
     except (EOFError, OSError):
         pass  # the worker has ended; its exit code tells how
@@ -197,8 +197,7 @@ def _work(pipe: Connection, parent: int) -> None:
             os._exit(1)  # the parent was killed: leave the folder to the next run
         if time.monotonic() - last > 0.2:
             last = time.monotonic()
-            keys = ("time/total_timesteps", "time/sps", "rollout/ep_return", "rollout/ep_objective")
-            pipe.send(tuple(metrics[k] for k in keys))
+            pipe.send((metrics["time/total_timesteps"], _status(metrics)))
 
     loaded: set[str] = set()
     while (job := _next(pipe)) is not None:
@@ -225,3 +224,14 @@ def _next(pipe: Connection) -> Job | None:
         return job
     except EOFError:  # the parent is gone
         return None
+
+
+def _status(metrics: dict[str, float]) -> str:
+    """What the progress bar says: of an agent its speed and returns, else the first numbers."""
+    if "rollout/ep_return" not in metrics:
+        numbers = [(k, v) for k, v in metrics.items() if k != "time/total_timesteps"]
+        return "  ".join(f"{k} {v:.4g}" for k, v in numbers[:3])
+    speed, paid, objective = (
+        metrics[k] for k in ("time/sps", "rollout/ep_return", "rollout/ep_objective")
+    )
+    return f"{speed:,.0f} steps/s  return {paid:.3f}  objective {objective:.3f}"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,11 @@ from .metrics.statistics import Interval, bootstrap_curve, stratified_bootstrap
 from .results import ArmResult, Results, Verdict, write_atomic
 
 if TYPE_CHECKING:
+    import matplotlib.figure
     from matplotlib.axes import Axes
     from rich.console import Console
+
+    from .experiment import Figure
 
 Array = NDArray[np.float64]
 
@@ -57,10 +60,19 @@ class Row:
 
     index: int
     arm: ArmResult
-    paid: Interval | None
-    objective: Interval | None
+    cells: dict[str, Interval | None]  # by final number, in the order of the columns
     gap: Interval | None
     note: str
+
+    @property
+    def paid(self) -> Interval | None:
+        """The specified return."""
+        return self.cells.get("return")
+
+    @property
+    def objective(self) -> Interval | None:
+        """The objective return."""
+        return self.cells.get("objective")
 
 
 def render_table(
@@ -81,16 +93,16 @@ def render_table(
     rows = _rows(results)
     table = Table(title=Text(results.title, style="bold"), title_justify="left")
     table.add_column("arm")
-    table.add_column("specified return", justify="right")
-    table.add_column("objective return", justify="right")
-    if "optimal" in results.references:
+    for heading in results.columns.values():
+        table.add_column(heading, justify="right")
+    if _has_gap(results):
         table.add_column("gap to optimum", justify="right")
     table.add_column("n", justify="right")
-    digits = _shared_digits(row.objective for row in rows)
+    digits = _column_digits(rows)
     for row in rows:
-        cells = [_show(row.paid), _show(row.objective, digits)]
-        if "optimal" in results.references:
-            cells.append(_show(row.gap, digits))
+        cells = [_show(cell, digits[key]) for key, cell in row.cells.items()]
+        if _has_gap(results):
+            cells.append(_show(row.gap, digits["objective"]))
         table.add_row(Text(row.arm.label), *map(Text, cells), str(len(row.arm.seeds)))
     console.print(table)
     console.print(Text("Interquartile mean over seeds [95 % bootstrap interval]", style="dim"))
@@ -106,18 +118,24 @@ def render_table(
         console.print(line)
 
 
-def write_html(results: Results, verdicts: Sequence[Verdict], path: str | Path) -> None:
+def write_html(
+    results: Results,
+    verdicts: Sequence[Verdict],
+    path: str | Path,
+    figures: Sequence[Figure] = (),
+) -> None:
     """Writes the report as one HTML file, whole or not at all.
 
     Args:
         results: of the experiment.
         verdicts: of its claims.
         path: the file; its folder is made where it is missing.
+        figures: pictures of the experiment's own.
     """
-    write_atomic(path, html(results, verdicts))
+    write_atomic(path, html(results, verdicts, figures))
 
 
-def html(results: Results, verdicts: Sequence[Verdict]) -> str:
+def html(results: Results, verdicts: Sequence[Verdict], figures: Sequence[Figure] = ()) -> str:
     """The report as a page; equal inputs give equal text."""
     import jinja2
 
@@ -126,7 +144,6 @@ def html(results: Results, verdicts: Sequence[Verdict]) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     rows = _rows(results)
-    digits = _shared_digits(row.objective for row in rows)
     evaluated = bool(rows) and all(
         f"eval_{key}" in row.arm.curves for row in rows for key in ("return", "objective")
     )
@@ -143,8 +160,10 @@ def html(results: Results, verdicts: Sequence[Verdict]) -> str:
         ],
         rows=rows,
         forest=_forest(rows, results.references),
-        digits=digits,
+        digits=_column_digits(rows),
+        has_gap=_has_gap(results),
         show=_show,
+        figures=[(f, _own_figure(f, results, i)) for i, f in enumerate(figures)],
         shape=lambda i: _SHAPES[i % len(_SHAPES)],
         measured="evaluated" if evaluated else "while training",
         objective_svg=_objective_figure(rows, curves["objective"], results.references),
@@ -167,8 +186,8 @@ def _rows(results: Results) -> list[Row]:
     rows = []
     for index, arm in enumerate(results.arms):
         notes: list[str] = []
-        paid = _final(arm, "return", "specified return", notes)
-        objective = _final(arm, "objective", "objective", notes)
+        cells = {k: _final(arm, k, name, notes) for k, name in results.columns.items()}
+        objective = cells.get("objective")
         gap = None
         if objective is not None and optimum is not None:
             gap = Interval(
@@ -177,7 +196,7 @@ def _rows(results: Results) -> list[Row]:
                 optimum - objective.low,
                 objective.n,
             )
-        rows.append(Row(index, arm, paid, objective, gap, "; ".join(notes)))
+        rows.append(Row(index, arm, cells, gap, "; ".join(notes)))
     return rows
 
 
@@ -230,6 +249,19 @@ def _digits(interval: Interval | None) -> int | None:
     if interval is None or not math.isfinite(interval.low) or interval.high <= interval.low:
         return None
     return min(5, max(0, 1 - math.floor(math.log10(interval.high - interval.low))))
+
+
+def _column_digits(rows: Sequence[Row]) -> dict[str, int | None]:
+    """Decimals of each column; returns are paid in units of each arm's own, so each has its own."""
+    keys = rows[0].cells if rows else ()
+    return {
+        key: None if key == "return" else _shared_digits(row.cells[key] for row in rows)
+        for key in keys
+    }
+
+
+def _has_gap(results: Results) -> bool:
+    return "optimal" in results.references and "objective" in results.columns
 
 
 def _shared_digits(intervals: Iterable[Interval | None]) -> int | None:
@@ -392,14 +424,14 @@ def _hacking_figure(
         return None
 
     def draw(axes: Axes) -> None:
-        colour, marker = _colour(row.index), _MARKERS[row.index % len(_MARKERS)]
-        axes.plot(x, y, color=colour, lw=1.4, solid_joinstyle="round", zorder=3)
+        own, marker = colour(row.index), _MARKERS[row.index % len(_MARKERS)]
+        axes.plot(x, y, color=own, lw=1.4, solid_joinstyle="round", zorder=3)
         if len(x) > 1:
-            axes.plot(x[:1], y[:1], "o", mfc=_PAPER, mec=colour, ms=5, zorder=4)
-        axes.scatter(*ends, s=13, marker=marker, color=colour, alpha=0.45, lw=0, zorder=4)
+            axes.plot(x[:1], y[:1], "o", mfc=_PAPER, mec=own, ms=5, zorder=4)
+        axes.scatter(*ends, s=13, marker=marker, color=own, alpha=0.45, lw=0, zorder=4)
         if row.paid and row.objective:
             end = row.paid.point, row.objective.point
-            axes.plot(*end, marker, color=colour, mec=_PAPER, mew=1, ms=8, zorder=5)
+            axes.plot(*end, marker, color=own, mec=_PAPER, mew=1, ms=8, zorder=5)
         axes.margins(x=0.12)
         axes.set_ylim(*limits)
         _draw_references(axes, references, labels=False)
@@ -411,20 +443,21 @@ def _hacking_figure(
     return _svg(draw, (2.6, 2.4), f"hack{row.index}", text)
 
 
-def _colour(index: int) -> str:
+def colour(index: int) -> str:
+    """The colour of an arm, for Matplotlib; the page turns it into one that suits its setting."""
     return f"#0102{index % len(_MARKERS):02x}"
 
 
 def _draw_curve(axes: Axes, index: int, curve: Curve, arms: int) -> None:
-    colour, marker = _colour(index), _MARKERS[index % len(_MARKERS)]
-    axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.16, lw=0)
+    own, marker = colour(index), _MARKERS[index % len(_MARKERS)]
+    axes.fill_between(curve.steps, curve.low, curve.high, color=own, alpha=0.16, lw=0)
     every = max(1, len(curve.steps) // 5)
     # Marks of different arms are set apart, so that equal curves stay recognisable.
     start = (index * every) // max(1, arms)
     axes.plot(
         curve.steps,
         curve.point,
-        color=colour,
+        color=own,
         lw=1.7,
         marker=marker,
         markevery=(start, every),
@@ -464,7 +497,7 @@ def _svg(
     text: str,
     right: float = 0.08,
 ) -> str:
-    """Draws one set of axes and returns an inline SVG in the page's own colours and font.
+    """Draws one set of axes of the page's own.
 
     Args:
         draw: fills the axes.
@@ -473,11 +506,54 @@ def _svg(
         text: what a screen reader says.
         right: inches kept free on the right.
     """
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    def fill(figure: matplotlib.figure.Figure) -> None:
+        width, height = size
+        left, bottom = 0.62, 0.46
+        axes = figure.add_axes(
+            (left / width, bottom / height, (width - left - right) / width, 1 - 0.56 / height)
+        )
+        axes.set_axisbelow(True)
+        axes.grid(axis="y")
+        draw(axes)
+        wide = width > 5
+        axes.xaxis.set_major_locator(MaxNLocator(6 if wide else 3))
+        axes.yaxis.set_major_locator(MaxNLocator(6 if wide else 4))
+        if axes.get_xlabel() == "environment steps":
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+    return _figure_svg(fill, size, name, text)
+
+
+def _own_figure(figure: Figure, results: Results, index: int) -> str:
+    """A picture of the experiment's own; one that cannot be drawn says why in its place."""
+    from markupsafe import escape
+
+    try:
+        return _figure_svg(
+            lambda canvas: figure.draw(canvas, results),
+            figure.size,
+            f"own{index}",
+            figure.caption,
+            layout="constrained",
+        )
+    except (OSError, KeyError, ValueError) as error:
+        return f'<p class="none">cannot be drawn: {escape(error)}</p>'
+
+
+def _figure_svg(
+    fill: Callable[[matplotlib.figure.Figure], None],
+    size: tuple[float, float],
+    name: str,
+    text: str,
+    layout: Literal["constrained"] | None = None,
+) -> str:
+    """Draws a figure and returns an inline SVG in the page's own colours and font."""
     import matplotlib
     from markupsafe import escape
     from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, MaxNLocator
+    from matplotlib.figure import Figure as Canvas
 
     style: dict[str, Any] = {
         "svg.fonttype": "none",
@@ -502,21 +578,9 @@ def _svg(
         "xtick.major.size": 3,
     }
     with matplotlib.rc_context(style):  # type: ignore[arg-type]
-        figure = Figure(figsize=size)
+        figure = Canvas(figsize=size, layout=layout)
         FigureCanvasSVG(figure)
-        width, height = size
-        left, bottom = 0.62, 0.46
-        axes = figure.add_axes(
-            (left / width, bottom / height, (width - left - right) / width, 1 - 0.56 / height)
-        )
-        axes.set_axisbelow(True)
-        axes.grid(axis="y")
-        draw(axes)
-        wide = width > 5
-        axes.xaxis.set_major_locator(MaxNLocator(6 if wide else 3))
-        axes.yaxis.set_major_locator(MaxNLocator(6 if wide else 4))
-        if axes.get_xlabel() == "environment steps":
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        fill(figure)
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)

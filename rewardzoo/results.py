@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 OUTCOMES = ("holds", "fails", "inconclusive")
-_SCHEMA = 1  # raised when a written file can no longer be read by older code
+COLUMNS = {"return": "specified return", "objective": "objective return"}
+_SCHEMA = 2  # raised when a written file can no longer be read by older code
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,7 @@ class ArmResult:
             here". "eval_step" is needed only where evaluations have steps of their own.
         final: (seeds,) float64 by name: "return" (the specified reward summed over an episode),
             "objective" (the objective summed over an episode), and others.
+        folders: of each seed's job, relative to the folder of the results.
     """
 
     label: str
@@ -44,6 +46,7 @@ class ArmResult:
     seeds: list[int]
     curves: dict[str, Array] = field(default_factory=dict)
     final: dict[str, Array] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.seeds:
@@ -74,6 +77,8 @@ class Results:
         command: the exact command that made this.
         provenance: versions, git revision, hardware, wall time.
         references: known objective returns, as ``{"optimal": 0.875142, "uniform": 0.780071}``.
+        columns: headings of the table by the final numbers that they show.
+        root: folder of the results, where arrays are looked for.
     """
 
     name: str
@@ -84,12 +89,29 @@ class Results:
     command: str
     provenance: dict[str, str] = field(default_factory=dict)
     references: dict[str, float] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=lambda: dict(COLUMNS))
+    root: Path = Path()
 
     def __post_init__(self) -> None:
         labels = [arm.label for arm in self.arms]
         for label in labels:
             if labels.count(label) > 1:
                 raise ValueError(f"arms: label {label!r} appears twice; name every arm differently")
+
+    def __getitem__(self, label: str) -> ArmResult:
+        """The arm of that label."""
+        for arm in self.arms:
+            if arm.label == label:
+                return arm
+        raise KeyError(f"arm {label!r}: there are {', '.join(arm.label for arm in self.arms)}")
+
+    def arrays(self, label: str) -> list[dict[str, NDArray[Any]]]:
+        """What each seed of an arm saved by ``Trial.save_arrays``, in the order of its seeds."""
+        found = []
+        for folder in self[label].folders:
+            with np.load(self.root / folder / "arrays.npz", allow_pickle=False) as file:
+                found.append({name: file[name] for name in file.files})
+        return found
 
 
 @dataclass(frozen=True)
@@ -129,12 +151,13 @@ def to_json(results: Results, verdicts: Sequence[Verdict] = ()) -> str:
         {
             **{k: getattr(arm, k) for k in ("label", "env", "reward", "agent")},
             "seeds": [int(s) for s in arm.seeds],
+            "folders": arm.folders,
             "curves": {k: _encode(v.tolist()) for k, v in arm.curves.items()},
             "final": {k: _encode(v.tolist()) for k, v in arm.final.items()},
         }
         for arm in results.arms
     ]
-    keys = ("name", "paper", "title", "budget", "command", "provenance")
+    keys = ("name", "paper", "title", "budget", "command", "provenance", "columns")
     document = {
         "schema": _SCHEMA,
         **{k: getattr(results, k) for k in keys},
@@ -186,19 +209,20 @@ def write_json(results: Results, verdicts: Sequence[Verdict], path: str | Path) 
 def read_json(path: str | Path) -> tuple[Results, list[Verdict]]:
     """Reads what ``write_json`` wrote."""
     try:
-        return from_json(Path(path).read_text(encoding="utf-8"))
+        results, verdicts = from_json(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"path={str(path)!r}: {error}") from None
+    return replace(results, root=Path(path).parent), verdicts
 
 
-def write_atomic(path: str | Path, text: str) -> None:
-    """Writes a text file so that readers see the old file or the new one, never a part."""
+def write_atomic(path: str | Path, content: str | bytes) -> None:
+    """Writes a file so that readers see the old one or the new one, never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)  # mkstemp makes files private; give them the permissions of open()

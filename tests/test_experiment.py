@@ -20,14 +20,14 @@ from rewardzoo.experiment import (
     Claim,
     Experiment,
     ExperimentError,
-    Interrupted,
-    collect_results,
-    jobs_of,
+    Figure,
+    Measure,
     judge,
-    run_job,
 )
 from rewardzoo.experiments import quickstart
-from rewardzoo.results import ArmResult, Results, Verdict
+from rewardzoo.jobs import Interrupted, Trial, collect_results, jobs_of, run_job
+from rewardzoo.report import colour, html
+from rewardzoo.results import ArmResult, Results, Verdict, read_json, write_json
 
 PLUGIN = '''
 from rewardzoo.experiment import Arm, Budget, Claim, Experiment
@@ -271,6 +271,76 @@ def test_train_resume_report_and_play(tmp_path: Path) -> None:
     assert wrong.returncode == 2 and "was saved for Box" in wrong.stderr
     text = rewardzoo("play", "rewardzoo/GridWorld-v0", "--steps", 2)
     assert "@" in text.stdout
+
+
+# ---- measured arms ---------------------------------------------------------------------------
+
+
+def walk(trial: Trial) -> dict[str, float]:
+    """A random walk that keeps its place."""
+    place = trial.folder / "place.json"
+    start, x = json.loads(place.read_text()) if place.is_file() else (0, 0.0)
+    steps = np.random.default_rng(trial.seed).normal(size=trial.budget.total_timesteps)
+    for i in range(start, trial.budget.total_timesteps):
+        x += float(steps[i])
+        place.write_text(json.dumps([i + 1, x]))
+        trial.log(i + 1, position=x)
+    trial.save_arrays(path=np.cumsum(steps))
+    return {"position": x, "cost": 2.0}
+
+
+def draw(figure: Any, found: Results) -> None:
+    axes = figure.subplots()
+    for i, arrays in enumerate(found.arrays("walk")):
+        axes.plot(arrays["path"], color=colour(i))
+
+
+@pytest.fixture
+def walking(tmp_path: Path) -> Experiment:
+    return Experiment(
+        name="walking", title="A walk", paper="none", seeds=(3, 4), claims=[],
+        grid=[Measure("walk", walk)],
+        budgets={"quick": Budget(total_timesteps=9, num_envs=1, eval_episodes=0, seeds=2)},
+        columns={"position": "position (m)", "cost": "cost (USD)"},
+        figures=[Figure("Where it went", "The path of each seed.", draw)],
+    )  # fmt: skip
+
+
+def test_measured_arms_stop_go_on_and_show_their_own_columns_and_figures(
+    walking: Experiment, tmp_path: Path
+) -> None:
+    whole = jobs_of(walking, "quick", tmp_path / "whole")
+    cut = jobs_of(walking, "quick", tmp_path / "cut")
+    seen: list[float] = []
+    with pytest.raises(Interrupted):
+        run_job(cut[0], lambda m: seen.append(m["time/total_timesteps"]), lambda: len(seen) >= 4)
+    (cut[0].folder / "place.json").write_text("[2, 0.5]")  # as if killed before it was kept
+    for job in (*whole, *cut):
+        run_job(job)
+    steps = [json.loads(x)["step"] for x in (cut[0].folder / "metrics.jsonl").open()]
+    assert steps == list(range(1, 10))
+    found = collect_results(walking, whole, "command", "quick")
+    assert found["walk"].curves["position"].shape == (2, 9)
+    np.testing.assert_allclose(
+        found["walk"].final["position"], [a["path"][-1] for a in found.arrays("walk")]
+    )
+    write_json(found, [], tmp_path / "whole/walking/quick/results.json")
+    again, _ = read_json(tmp_path / "whole/walking/quick/results.json")
+    page = html(again, [], walking.figures)
+    assert "Position (m)" in page and "Cost (USD)" in page and "A random walk that keeps" in page
+    assert page.count("var(--arm0)") and "The path of each seed." in page
+    assert "Learning curves" not in page and "hacked" not in page
+    with pytest.raises(KeyError, match="arm 'run': there are walk"):
+        found["run"]
+
+
+def test_a_figure_whose_arrays_are_gone_says_so(walking: Experiment, tmp_path: Path) -> None:
+    jobs = jobs_of(walking, "quick", tmp_path)
+    for job in jobs:
+        run_job(job)
+    found = collect_results(walking, jobs, "command", "quick")
+    (jobs[1].folder / "arrays.npz").unlink()
+    assert "cannot be drawn: [Errno 2]" in html(found, [], walking.figures)
 
 
 # ---- claims ----------------------------------------------------------------------------------

@@ -200,7 +200,7 @@ def test_diverged_seed_is_named_and_gives_no_mean() -> None:
     bad.curves["objective"][3, 10:] = math.inf
     res = results(bad, arm("good", 0.3))
     for text in (table_text(res), Page(html(res, [])).text):
-        assert "objective is not finite at seed 3, so no mean is given" in text
+        assert "objective return is not finite at seed 3, so no mean is given" in text
         assert "n/a" in text
     assert "20 points of the curves on this page are left out" in Page(html(res, [])).text
     assert "NaN" not in html(res, []) and "nan" not in re.sub(r"[a-z]nan", "", html(res, []))
