@@ -29,6 +29,10 @@ from .data import (
 )
 
 _BITS = 32
+_PAPER_COLUMNS = [i for i, name in enumerate(FEATURES) if name not in ACTION_LEAKS]
+PAPER_FEATURES = tuple(FEATURES[i] for i in _PAPER_COLUMNS)
+"""The 44 features of Sukovic and Radanovic."""
+
 _ROW = 1 << (_BITS + 1)  # a row of thresholds spans [0, 2**32]; rows do not overlap
 
 
@@ -128,7 +132,7 @@ class SepsisICU(FuncEnv):
     def _feature_space(self, data: Tables) -> spaces.Space[Any]:
         """The space of feature observations; keeps their table and spreads."""
         p: SepsisParams = self.params
-        kept = [i for i, name in enumerate(FEATURES) if name not in ACTION_LEAKS]
+        kept = list(_PAPER_COLUMNS)
         if p.features == "all47":
             warnings.warn(
                 "features='all47': max_dose_vaso and input_4hourly are the action", stacklevel=3
@@ -231,6 +235,44 @@ class SepsisICU(FuncEnv):
         """
         return tables().expert_policy
 
+    @property
+    def expert_visits(self) -> np.ndarray:
+        """(S,) float64, how often a patient is expected in each state under the clinicians."""
+        data = tables()
+        policy = data.expert_policy[:DEATH]
+        chain = np.einsum("sa,sat->st", policy, data.transition[:DEATH, :, :DEATH])
+        visits = np.zeros(NUM_STATES)
+        visits[:DEATH] = np.linalg.solve(np.eye(DEATH) - chain.T, data.initial[:DEATH])
+        return visits
+
+    @property
+    def evidence_table(self) -> np.ndarray:
+        """(S, 44) float32, the mean patient of each state in the features of ``paper44``."""
+        return tables().centres[:, _PAPER_COLUMNS].astype(np.float32)
+
+    @property
+    def evidence_names(self) -> tuple[str, ...]:
+        """The 44 features of ``evidence_table``, in order."""
+        return PAPER_FEATURES
+
+    def describe_action(self, action: int) -> str:
+        """An action in words: ``fluids level 2 (about 85 mL in 4 h), no vasopressor``."""
+        from .clinical import describe_action
+
+        return describe_action(action)
+
+    def describe_feature(self, name: str, value: float) -> str:
+        """A normalised feature in words and clinical units (approximate, but for SOFA)."""
+        from .clinical import describe_feature
+
+        return describe_feature(name, value)
+
+    def describe_state(self, state: int) -> str:
+        """A state's number and SOFA score."""
+        from .clinical import describe_state
+
+        return describe_state(state)
+
     def render_image(self, state: SepsisState, i: int) -> np.ndarray:
         """A frame (240, 420, 3) uint8: SOFA score, outcome and the largest deviations."""
         from .render import frame
@@ -281,4 +323,12 @@ def _inverse_cdf() -> tuple[np.ndarray, ...]:
     return keys, successors, row[:-1].reshape(NUM_STATES, NUM_ACTIONS), row[-1]
 
 
-__all__ = ["ABSORBING", "DEATH", "SURVIVAL", "SepsisICU", "SepsisParams", "SepsisState"]
+__all__ = [
+    "ABSORBING",
+    "DEATH",
+    "PAPER_FEATURES",
+    "SURVIVAL",
+    "SepsisICU",
+    "SepsisParams",
+    "SepsisState",
+]
