@@ -1,0 +1,389 @@
+"""SimulatorVectorEnv: many worlds of one simulator in a few worker processes, as one batch.
+
+The vector face of what is no ``FuncEnv``: NetHack, MuJoCo, any Gymnasium environment. It returns
+what ``FunctionalVectorEnv`` returns: tensors, a dense ``final_obs``, all three autoreset modes.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .engines import Engine, leaves, load, tree
+from .functional import check_device, parse_autoreset_mode
+from .transition import to_numpy
+from .workers import (
+    RENDER,
+    RESET,
+    STEP,
+    Board,
+    Job,
+    Worker,
+    WorkerError,
+    board_layout,
+    cores,
+    slots,
+)
+
+_GIVE_UP = 3  # failures of a worker without a completed step between them
+
+
+class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
+    """N worlds of a simulator, stepped by a few processes that own several each.
+
+    ``step`` returns tensors on ``device``, as ``FunctionalVectorEnv`` does: observations (N, ...),
+    rewards (N,) float32, ``terminated`` and ``truncated`` (N,) bool, and in ``info``, dense over
+    all rows: ``objective``; ``episode`` (``r``, ``objective``, ``l``) with mask ``_episode``; the
+    engine's ``info_fields``; in same-step mode ``final_obs`` with mask ``_final_obs``, and
+    ``final_info``. Row ``i`` of a batch seeded with ``s`` is the single world seeded with
+    ``s + i``.
+
+    A worker that dies, raises or says nothing for ``timeout`` seconds is named in a warning and
+    started again; the episodes of its rows are reported as truncated, with the last observation
+    that was returned, and their next ones have fresh seeds. ``restarts`` counts it.
+
+    For double buffering make two batches of half the size and let one step while the policy looks
+    at the other: ``a.step_async(actions)``, work on ``b``, then ``a.step_wait()``.
+
+    Args:
+        num_envs: N.
+        engine: makes an ``Engine``: a callable, or ``"module:name"``.
+        num_workers: processes; default: one for each processor core, at most N.
+        device: where the tensors live.
+        max_episode_steps: truncate after so many steps; None never truncates.
+        autoreset_mode: one of Gymnasium's three modes, by value or by name.
+        render_mode: one of the engine's ``render_modes``; frames come as a tuple of N.
+        timeout: seconds in which a worker must have stepped, or made, its worlds.
+        **kwargs: of ``engine``.
+
+    Raises:
+        WorkerError: if a worker fails three times without one step in between.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        engine: str | Callable[..., Engine],
+        num_workers: int | None = None,
+        device: torch.device | str = "cpu",
+        max_episode_steps: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        render_mode: str | None = None,
+        timeout: float = 60.0,
+        **kwargs: Any,
+    ) -> None:
+        for name, value in (("num_envs", num_envs), ("num_workers", num_workers),
+                            ("max_episode_steps", max_episode_steps)):  # fmt: skip
+            if value is not None and not value >= 1:
+                raise ValueError(f"{name}={value}: expected an integer >= 1")
+        if not timeout > 0:
+            raise ValueError(f"timeout={timeout}: expected a number of seconds > 0")
+        self.device = check_device(device)
+        self.autoreset_mode = mode = parse_autoreset_mode(autoreset_mode)
+        make = load(engine)
+        probe = make(**kwargs)
+        if render_mode is not None and render_mode not in probe.render_modes:
+            raise ValueError(f"render_mode={render_mode!r}: expected {list(probe.render_modes)}")
+        self.render_mode, self.max_episode_steps = render_mode, max_episode_steps
+        self.metadata = {"autoreset_mode": mode, "render_modes": list(probe.render_modes)}
+        self.num_envs = num_envs
+        self.single_observation_space = probe.observation_space
+        self.single_action_space = probe.action_space
+        self.observation_space = batch_space(probe.observation_space, num_envs)
+        self.action_space = batch_space(probe.action_space, num_envs)
+        self.info_fields = dict(probe.info_fields)
+
+        count = min(num_workers or cores(), num_envs)
+        board = Board(board_layout(probe, num_envs, count))
+        probe.close()
+        self._arrays = arrays = board.arrays()
+        self._mirror = _Mirror(self.device, self.single_observation_space, arrays)
+        self._failures = [0] * count
+        self.restarts = 0
+        bounds = [num_envs * w // count for w in range(count + 1)]
+        same, following = mode is AutoresetMode.SAME_STEP, mode is AutoresetMode.NEXT_STEP
+        limit = max_episode_steps or 1 << 62
+        arrays["seed"][:] = -1
+        self.workers = [
+            Worker(
+                Job(make, kwargs, range(*bounds[w : w + 2]), board, same, following, limit, w),
+                timeout,
+            )
+            for w in range(count)
+        ]
+        self._finalizer = weakref.finalize(self, _stop, self.workers)
+        self._obs: Any = None
+        self._last: tuple[Tensor, ...] = ()
+        self._waiting = False
+        for worker in self.workers:
+            if problem := worker.wait():
+                self._give_up(worker, problem)
+
+    # ---- Gymnasium's face --------------------------------------------------------------------
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start the next episode of every row, or of the rows in ``options["reset_mask"]``.
+
+        Args:
+            seed: one int ``s`` (row ``i`` gets ``s + i``) or N of them: start the sequences of
+                episodes anew. None continues them.
+            options: ``{"reset_mask": (N,) bool}`` resets part of the batch.
+        """
+        mask = (options or {}).get("reset_mask")
+        if self._obs is None and mask is not None:
+            raise gymnasium.error.ResetNeeded("the first reset cannot have a reset_mask")
+        rows = np.ones(self.num_envs, bool) if mask is None else self._check_mask(mask)
+        if seed is not None or self._obs is None:
+            self._arrays["seed"][rows] = self._seeds(seed)[rows]
+        self._reset_rows(self.workers, rows)
+        self._arrays["flags"][:, rows] = False
+        self._arrays["floats"][:2, rows] = 0.0
+        self._arrays["ints"][0, rows] = 0
+        obs, flags, floats, ints = self._mirror.take()
+        self._obs, self._last = obs, (flags, floats, ints)
+        return obs, slots(self.info_fields, {"floats": floats, "ints": ints})
+
+    def step(self, actions: Any) -> tuple[Any, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """One step of every row; see the class for what comes back."""
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions: Any) -> None:
+        """Let the workers step, and return."""
+        if self._obs is None:
+            raise gymnasium.error.ResetNeeded("call envs.reset() before anything else")
+        if self._waiting:
+            raise RuntimeError("step_async: the step before is still running; call step_wait()")
+        action = to_numpy(actions)
+        if np.shape(action) != self.action_space.shape:
+            raise ValueError(
+                f"actions: shape {np.shape(action)}, expected {self.action_space.shape}"
+            )
+        if self.autoreset_mode is AutoresetMode.DISABLED and self._arrays["over"].any():
+            raise gymnasium.error.ResetNeeded(
+                "autoreset is disabled and an episode is over: "
+                'call reset(options={"reset_mask": terminated | truncated}) first'
+            )
+        self._arrays["action"][...] = action
+        self._waiting = True
+        for worker in self.workers:
+            worker.send(STEP)
+
+    def step_wait(self) -> tuple[Any, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Wait for the workers; returns what ``step`` returns."""
+        if not self._waiting:
+            raise RuntimeError("step_wait: no step is running; call step_async(actions)")
+        self._waiting = False
+        failed = [(worker, problem) for worker in self.workers if (problem := worker.wait())]
+        for worker, problem in failed:
+            self._restart(worker, problem)
+        if not failed and any(self._failures):
+            self._failures = [0] * len(self.workers)
+        arrays = self._arrays
+        obs, flags, floats, ints = self._mirror.take()
+        terminated, truncated = flags.unbind()
+        reward, returned, *_ = floats.unbind()
+        done = terminated | truncated
+        fields = slots(self.info_fields, {"floats": floats, "ints": ints})
+        info: dict[str, Any] = {
+            **fields,
+            "objective": reward,
+            "episode": {"r": returned, "objective": returned, "l": ints[0]},
+            "_episode": done,
+        }
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            info["final_obs"], info["_final_obs"] = obs, done
+            if self.info_fields:
+                info["final_info"] = fields
+            ended: NDArray[np.bool_] = arrays["flags"][0] | arrays["flags"][1]
+            if ended.any():
+                info["final_obs"], floats, ints = self._mirror.take_final(obs, floats, ints, ended)
+                if self.info_fields:
+                    final = slots(self.info_fields, {"floats": floats, "ints": ints})
+                    info["final_info"] = final
+        self._obs, self._last = obs, (flags, floats, ints)
+        return obs, reward, terminated, truncated, info
+
+    def render(self) -> tuple[Any, ...] | None:
+        """N frames, by ``render_mode``."""
+        if self.render_mode is None:
+            return None
+        if self._obs is None:
+            raise gymnasium.error.ResetNeeded("call envs.reset() before envs.render()")
+        frames: list[Any] = []
+        for worker in self.workers:
+            worker.send(RENDER)
+            worker.pipe.send(self.render_mode)
+            frames += worker.pipe.recv()
+            worker.wait()
+        return tuple(frames)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the workers."""
+        self._finalizer()
+
+    # ---- failures ----------------------------------------------------------------------------
+
+    def _restart(self, worker: Worker, problem: str) -> None:
+        """Start a worker anew; its rows' episodes end as truncated."""
+        rows = self._replace(worker, problem)
+        arrays = self._arrays
+        # What the dead worker wrote may be half a step: take all from the step before.
+        self._mirror.put(self._obs, rows)
+        flags, floats, ints = (x[:, rows].numpy(force=True) for x in self._last)
+        going = ~flags.any(0)
+        arrays["flags"][:, rows] = [[False], [True]]
+        arrays["floats"][:, rows], arrays["ints"][:, rows] = floats, ints
+        arrays["floats"][0, rows] = 0.0
+        arrays["floats"][1, rows] *= going
+        arrays["ints"][0, rows] = ints[0] * going + 1
+        arrays["over"][rows] = True
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            self._mirror.keep(rows)
+            mask = np.zeros(self.num_envs, bool)
+            mask[rows] = True
+            self._reset_rows([worker], mask)
+
+    def _reset_rows(self, workers: Sequence[Worker], mask: NDArray[np.bool_]) -> None:
+        """Begin the next episode of the rows in ``mask``, which ``workers`` own."""
+        self._arrays["mask"][...] = mask
+        concerned = [w for w in workers if mask[w.job.rows.start : w.job.rows.stop].any()]
+        for worker in concerned:
+            worker.send(RESET)
+        for worker in concerned:
+            while problem := worker.wait():
+                self._replace(worker, problem)
+                worker.send(RESET)
+
+    def _replace(self, worker: Worker, problem: str) -> slice:
+        """Kill a worker and start it anew, with fresh seeds; returns its rows."""
+        w = worker.job.index
+        worker.kill()
+        self._failures[w] += 1
+        if self._failures[w] >= _GIVE_UP:
+            self._give_up(worker, problem)
+        gymnasium.logger.warn(
+            f"{worker.name} {problem}; it is started again, and its rows' episodes are truncated"
+        )
+        self.restarts += 1
+        rows = slice(worker.job.rows.start, worker.job.rows.stop)
+        fresh = self.np_random.integers(2**31, size=len(worker.job.rows))
+        self._arrays["seed"][rows] = fresh
+        worker.start()
+        if problem := worker.wait():
+            return self._replace(worker, problem)
+        return rows
+
+    def _give_up(self, worker: Worker, problem: str) -> None:
+        self.close()
+        raise WorkerError(f"{worker.name} {problem}")
+
+    # ---- edges -------------------------------------------------------------------------------
+
+    def _check_mask(self, mask: Any) -> NDArray[np.bool_]:
+        rows = np.asarray(to_numpy(mask))
+        if rows.shape != (self.num_envs,) or rows.dtype != np.bool_:
+            raise ValueError(
+                f"options['reset_mask']: {rows.shape} {rows.dtype}, expected ({self.num_envs},) "
+                "bool"
+            )
+        return rows
+
+    def _seeds(self, seed: int | Sequence[int] | None) -> NDArray[np.int64]:
+        if seed is not None:
+            self._np_random, self._np_random_seed = gymnasium.utils.seeding.np_random(
+                seed if isinstance(seed, int) else int(seed[0])
+            )
+        start = seed if seed is not None else int(self.np_random.integers(2**31))
+        if isinstance(start, (int, np.integer)):
+            return np.arange(self.num_envs) + int(start)
+        if len(start) != self.num_envs:
+            raise ValueError(f"seed: {len(start)} seeds for {self.num_envs} environments")
+        return np.array([int(s) for s in start], np.int64)
+
+
+def _stop(workers: list[Worker]) -> None:
+    for worker in workers:
+        worker.stop()
+
+
+class _Mirror:
+    """Copies the shared arrays into tensors on the device.
+
+    Args:
+        device: where the tensors go.
+        space: the observation space of one world.
+        arrays: the shared arrays.
+    """
+
+    def __init__(self, device: torch.device, space: Any, arrays: dict[str, NDArray[Any]]) -> None:
+        self.device, self.space = device, space
+        self._dict = isinstance(space, gymnasium.spaces.Dict)
+        self.obs = {k: torch.from_numpy(arrays[f"obs.{k}"]) for k in leaves(space)}
+        self.final = {k: torch.from_numpy(arrays[f"final.obs.{k}"]) for k in leaves(space)}
+        self.numbers = [torch.from_numpy(arrays[k]) for k in ("flags", "floats", "ints")]
+        self.final_numbers = [torch.from_numpy(arrays[f"final.{k}"]) for k in ("floats", "ints")]
+        self._pairs = [(arrays[f"obs.{k}"], arrays[f"final.obs.{k}"]) for k in leaves(space)]
+        self._number_pairs = [(arrays[k], arrays[f"final.{k}"]) for k in ("floats", "ints")]
+        self._copy = torch.Tensor.clone if device.type == "cpu" else self._to_device
+
+    def take(self) -> tuple[Any, Tensor, Tensor, Tensor]:
+        """Observations, flags (2, N), floats and ints, as new tensors."""
+        copy = self._copy
+        obs = {k: copy(v) for k, v in self.obs.items()}
+        flags, floats, ints = (copy(x) for x in self.numbers)
+        return tree(self.space, obs), flags, floats, ints
+
+    def take_final(
+        self, obs: Any, floats: Tensor, ints: Tensor, ended: NDArray[np.bool_]
+    ) -> tuple[Any, Tensor, Tensor]:
+        """``obs``, ``floats`` and ``ints`` with the last ones of the ended rows, new tensors."""
+        index = torch.from_numpy(np.flatnonzero(ended)).to(self.device)
+        numbers = []
+        for now, final in zip((floats, ints), self.final_numbers, strict=True):
+            numbers.append(now.index_copy(1, index, self._rows(final.T, ended).T))
+        arrays = {}
+        for key, now in self._leaves(obs).items():
+            arrays[key] = now.index_copy(0, index, self._rows(self.final[key], ended))
+        return tree(self.space, arrays), numbers[0], numbers[1]
+
+    def put(self, obs: Any, rows: slice) -> None:
+        """Write rows of tensors that were taken back into the shared arrays."""
+        for key, value in self._leaves(obs).items():
+            self.obs[key][rows] = value[rows].cpu()
+
+    def keep(self, rows: slice) -> None:
+        """Copy rows to where an ended row's last observation belongs."""
+        for now, final in self._pairs:
+            final[rows] = now[rows]
+        for now, final in self._number_pairs:
+            final[:, rows] = now[:, rows]
+
+    def _leaves(self, obs: Any, name: str = "") -> dict[str, Tensor]:
+        if not isinstance(obs, dict):
+            return {name: obs}
+        out = {}
+        for key, value in obs.items():
+            out.update(self._leaves(value, f"{name}.{key}" if name else key))
+        return out
+
+    def _rows(self, x: Tensor, ended: NDArray[np.bool_]) -> Tensor:
+        return x[torch.from_numpy(ended)].to(self.device)
+
+    def _to_device(self, x: Tensor) -> Tensor:
+        """Through page-locked memory, so that the copy does not wait for the device."""
+        return x.pin_memory().to(self.device, non_blocking=True)
