@@ -8,8 +8,9 @@ or for hundreds of turns of a loop (``Loop``).
 
 from __future__ import annotations
 
+import itertools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -75,13 +76,17 @@ class Program:
 
     def __call__(self, *tensors: Tensor) -> Any:
         """What ``function`` returns."""
-        tensors = tuple(t.contiguous() for t in tensors)
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self(*tensors)
+        if not all([t.is_contiguous() for t in tensors]):
+            tensors = tuple([t.contiguous() for t in tensors])
         # The compiled code trusts what it is given: this stands between it and another dtype.
-        signature = tuple((t.shape, t.dtype) for t in tensors)
-        with torch.no_grad():
-            if signature not in self._compiled:
-                self._compiled[signature] = self._compile(*tensors)
-            return self._compiled[signature](*tensors)
+        signature = tuple([(t.shape, t.dtype) for t in tensors])
+        compiled = self._compiled.get(signature)
+        if compiled is None:
+            compiled = self._compiled[signature] = self._compile(*tensors)
+        return compiled(*tensors)
 
     def _compile(self, *tensors: Tensor) -> Callable[..., Any]:
         graph, constants, spec = traced(self._function, *tensors)
@@ -89,7 +94,8 @@ class Program:
         call = torch._inductor.compile(
             graph, [*tensors, *constants], options=_options(tensors[0].device)
         )
-        return lambda *tensors: tree_unflatten(list(call(*tensors, *constants)), spec)
+        build = unflattener(spec)
+        return lambda *tensors: build(call(*tensors, *constants))
 
 
 class Loop:
@@ -150,6 +156,51 @@ class Loop:
             program.__code__.replace(), globals(), "program", None, program.__closure__
         )
         return torch.compile(own, fullgraph=True, dynamic=False, options=_options(carry[0].device))
+
+
+def flattener(spec: TreeSpec) -> Callable[[Any], Tensors]:
+    """``tree_flatten`` for trees of one shape, as straight code: a tenth of its time.
+
+    Args:
+        spec: of a tree of tuples, named tuples, lists and dicts.
+    """
+    paths: list[str] = []
+
+    def walk(spec: TreeSpec, path: str) -> None:
+        if spec.is_leaf():
+            paths.append(path)
+        keys = spec.context if spec.type is dict else range(spec.num_children)
+        for key, child in zip(keys, spec.children(), strict=True):
+            walk(child, f"{path}[{key!r}]")
+
+    walk(spec, "tree")
+    return cast("Callable[[Any], Tensors]", eval(f"lambda tree: [{', '.join(paths)}]"))
+
+
+def unflattener(spec: TreeSpec) -> Callable[[Sequence[Tensor]], Any]:
+    """``tree_unflatten`` for trees of one shape, as straight code.
+
+    Args:
+        spec: of a tree of tuples, named tuples, lists and dicts.
+    """
+    kinds: dict[str, Any] = {}
+    count = itertools.count()
+
+    def build(spec: TreeSpec) -> str:
+        if spec.is_leaf():
+            return f"leaves[{next(count)}]"
+        children = [build(child) for child in spec.children()]
+        if spec.type is dict:
+            pairs = zip(spec.context, children, strict=True)
+            return "{" + ", ".join(f"{key!r}: {child}" for key, child in pairs) + "}"
+        inside = "".join(f"{child}, " for child in children)
+        if spec.type in (tuple, list):
+            return f"({inside})" if spec.type is tuple else f"[{inside}]"
+        name = f"kind{len(kinds)}"
+        kinds[name] = spec.context  # the class of a named tuple
+        return f"{name}({inside})"
+
+    return cast("Callable[[Sequence[Tensor]], Any]", eval(f"lambda leaves: {build(spec)}", kinds))
 
 
 def _options(device: torch.device) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
-from .compiled import Program
+from .compiled import Program, flattener
 from .random import Rng
 from .transition import select, to_torch
 
@@ -186,6 +186,7 @@ class FunctionalEnv(gymnasium.Env[Any, Any]):
         self._has_transition_info = _overrides(self.func, "transition_info")
         self._on_cpu = self.func.device.type == "cpu"
         self._program = Program(self._outcome_of) if compile else None
+        self._spec: TreeSpec | None = None
         self._seed: Tensor | None = None
         self._episode: Tensor | None = None
         self._time = 0
@@ -246,14 +247,20 @@ class FunctionalEnv(gymnasium.Env[Any, Any]):
         seed, episode, time = self._counters()
         if self._program is None:
             return self._outcome(self.state, action, Rng(seed, episode, time))
-        leaves, self._spec = tree_flatten(self.state)
-        now = torch.tensor([time], device=self.func.device)
+        if self._spec is None:
+            self._spec = tree_flatten(self.state)[1]
+            self._leaves = flattener(self._spec)
+        now = torch.from_numpy(np.array([time]))
+        if not self._on_cpu:
+            now = now.to(self.func.device)
+        leaves = self._leaves(self.state)
         return cast("tuple[Any, ...]", self._program(action, seed, episode, now, *leaves))
 
     def _outcome_of(
         self, action: Tensor, seed: Tensor, episode: Tensor, time: Tensor, *state: Tensor
     ) -> tuple[Any, ...]:
         """``_outcome`` as a function of tensors, which can be compiled."""
+        assert self._spec is not None
         return self._outcome(tree_unflatten(state, self._spec), action, Rng(seed, episode, time))
 
     def _outcome(self, state: Any, action: Tensor, rng: Rng) -> tuple[Any, ...]:
@@ -351,9 +358,8 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._has_state_info = _overrides(self.func, "state_info")
         self._has_transition_info = _overrides(self.func, "transition_info")
         self._on_cpu = self.device.type == "cpu"
-        self._program = Program(
-            lambda action, *leaves: self.advance(tree_unflatten(leaves, self._spec), action)
-        )
+        self._spec: TreeSpec | None = None
+        self._program = Program(self._advance_leaves)
         if compile:
             self._advance = self._advance_compiled
         elif self._on_cpu:
@@ -532,8 +538,14 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def _advance_compiled(self, carry: _Carry, action: Tensor) -> tuple[Any, ...]:
         """``advance`` as a compiled program."""
-        leaves, self._spec = tree_flatten(carry)
-        return cast("tuple[Any, ...]", self._program(action, *leaves))
+        if self._spec is None:
+            self._spec = tree_flatten(carry)[1]
+            self._leaves = flattener(self._spec)
+        return cast("tuple[Any, ...]", self._program(action, *self._leaves(carry)))
+
+    def _advance_leaves(self, action: Tensor, *leaves: Tensor) -> tuple[Any, ...]:
+        assert self._spec is not None
+        return self.advance(tree_unflatten(leaves, self._spec), action)
 
     # ---- edges -------------------------------------------------------------------------------
 
