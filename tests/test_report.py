@@ -216,7 +216,7 @@ def test_missing_curves_and_scores_are_said_to_be_missing() -> None:
     bare = ArmResult("bare", "e", "r", "a", [0, 1], {}, {})
     text = Page(html(results(bare), [])).text
     assert "No learning curve of the objective was recorded" in text
-    assert "objective was not recorded" in text
+    assert "objective return was not recorded" in text
     assert "bare" in table_text(results(bare))
     assert "states no claim" in Page(html(Results("n", "p", "t", [], "b", "c"), [])).text
 
