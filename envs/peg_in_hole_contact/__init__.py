@@ -1,4 +1,4 @@
-"""PegInHoleContact: a trial-and-error insertion skill on contact physics, to be cut short or not."""
+"""PegInHoleContact: a trial-and-error insertion on contact physics, to be cut short or not."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class PegInHoleContactParams:
 
 
 def xml(friction: float = 0.25) -> str:
-    """The model as MJCF: 12 blocks and a floor, 12 capsules; 6 joints, 6 actuators, a F/T sensor."""
+    """The model as MJCF: 12 blocks and a floor, 12 capsules, 6 joints and actuators, a sensor."""
     inertia = (MASS, MASS, MASS, INERTIA, INERTIA, INERTIA)
     axes = ("1 0 0", "0 1 0", "0 0 1")
     joints, actuators = [], []
@@ -110,7 +110,7 @@ def xml(friction: float = 0.25) -> str:
     <default class="look"><geom contype="0" conaffinity="0" mass="0"/></default>
   </default>
   <worldbody>
-    <light pos=".1 -.2 .3" dir="-.3 .6 -1" diffuse=".5 .5 .5"/>
+    <light pos=".1 -.2 .3" dir="-.3 .6 -1" diffuse=".5 .5 .5" castshadow="false"/>
     {_plate()}
     <body name="tool">
       <inertial pos="0 0 0" mass="{0.9 * MASS}" diaginertia="{_inertia(0.9)}"/>

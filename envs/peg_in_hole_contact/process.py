@@ -1,4 +1,4 @@
-"""The decision process on top of the physics: windows, attempts, retries, and the clock that counts.
+"""The decision process on top of the physics: windows, attempts, retries, and the clock.
 
 Both faces of the environment hold one ``Process``. Random numbers are counter-based: lane ``i``
 seeded with ``s`` draws what a single environment seeded with ``s`` draws.
