@@ -1,5 +1,7 @@
 """PPO's gradient written out by hand for the commonest policy: tanh layers, one discrete action.
 
+Actions may be masked: a forbidden one has probability 0, so that no gradient reaches its logit.
+
 On a CPU with few environments the cost of PPO is the number of operations, not their size; with
 many, it is allocating and re-reading intermediate arrays. This computes what autograd computes
 (the tests compare them) in a third of the operations, into buffers that are kept.
@@ -14,8 +16,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rewardzoo.transition import Obs
+
 from .distributions import Categorical, Gaussian
-from .networks import MLP, ActorCritic, Flat, tanh
+from .networks import MASK_KEY, MLP, ActorCritic, Flat, Keys, tanh
 
 
 class _Layers:
@@ -82,16 +86,20 @@ class FusedGradient:
     def __init__(self, network: ActorCritic) -> None:
         self.actor = _Layers(network.policy_head)
         self.critic = _Layers(network.value_head)
+        self._key = next(iter(network.encoder.parts)) if isinstance(network.encoder, Keys) else None
 
     @staticmethod
     def fits(network: ActorCritic, distribution: Categorical | Gaussian) -> bool:
-        """Whether this network can be handled: tanh layers on a flat float vector."""
+        """Whether this network can be handled: tanh layers on one flat float vector."""
         heads: list[nn.Module] = [network.policy_head, network.value_head]
+        encoder = network.encoder
+        if isinstance(encoder, Keys) and len(encoder.parts) == 1:
+            encoder = next(iter(encoder.parts.values()))
         return (
             isinstance(distribution, Categorical)
             and distribution.single
-            and isinstance(network.encoder, Flat)
-            and network.encoder.ndim == 1
+            and isinstance(encoder, Flat)
+            and encoder.ndim == 1
             and network.core is None
             and network.moments is None
             and all(isinstance(head, MLP) and head.activation is tanh for head in heads)
@@ -100,7 +108,7 @@ class FusedGradient:
     @torch.no_grad()
     def __call__(
         self,
-        obs: Tensor,
+        obs: Obs,
         action: Tensor,
         old_logp: Tensor,
         old_value: Tensor,
@@ -120,8 +128,14 @@ class FusedGradient:
             ratios.
         """
         share = 1.0 / total if weight is None else weight / total  # d mean(x) / d x
+        mask = obs.get(MASK_KEY) if self._key is not None else None
+        if self._key is not None:
+            obs = obs[self._key]
         actor = self.actor.forward(obs)
-        log_probs = actor[-1].log_softmax(-1)
+        logits = actor[-1]
+        if mask is not None:
+            logits = torch.where(mask.to(torch.bool), logits, torch.finfo(logits.dtype).min)
+        log_probs = logits.log_softmax(-1)
         probs = log_probs.exp()
         chosen = action.unsqueeze(-1)
         log_ratio = log_probs.gather(-1, chosen).squeeze(-1) - old_logp

@@ -15,6 +15,7 @@ from rewardzoo.functional import FuncEnv, box
 from rewardzoo.random import Rng
 from rewardzoo.rewards.base import number
 from rewardzoo.rewards.evidence import (
+    TURNS,
     check_num_evidence,
     check_utility,
     evidence_of,
@@ -26,7 +27,7 @@ from rewardzoo.rewards.judge import as_judging
 
 from .patients import Patients, Source
 
-ROLES, TURNS = ("proponent", "confuser", "either"), ("alternate", "precommit")
+ROLES = ("proponent", "confuser", "either")
 
 
 @dataclass(frozen=True)

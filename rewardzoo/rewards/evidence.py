@@ -20,6 +20,7 @@ Debater = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(features (B, F), shown (B, F) bool, own action (B,)) to the feature to show next (B,)."""
 
 UTILITIES = ("sign", "win01", "margin")
+TURNS = ("alternate", "precommit")
 
 
 class Debate(NamedTuple):
@@ -66,6 +67,7 @@ def hold_debate(
     actions: Tensor,
     first: Tensor,
     num_evidence: int,
+    turns: str = "alternate",
 ) -> Debate:
     """Play whole debates.
 
@@ -75,15 +77,19 @@ def hold_debate(
         actions: (B, 2) int64, what each side argues for.
         first: (B,) int64, the side that begins, 0 or 1.
         num_evidence: L, even.
+        turns: ``alternate``, or ``precommit``: the side that begins shows its half at once.
 
     Raises:
-        ValueError: if L is odd or larger than F.
+        ValueError: if L is odd or larger than F, or for other ``turns``.
     """
     check_num_evidence(num_evidence, features.shape[1])
+    if turns not in TURNS:
+        raise ValueError(f"turns={turns!r}: expected one of {', '.join(TURNS)}")
     shown = torch.zeros_like(features, dtype=torch.bool)
     order, speakers = [], []
     for turn in range(num_evidence):
-        side = (first + turn) % 2
+        moved = turn if turns == "alternate" else int(turn >= num_evidence // 2)
+        side = (first + moved) % 2
         own = actions.gather(1, side.unsqueeze(1)).squeeze(1)
         item = debaters[0](features, shown, own)
         if debaters[1] is not debaters[0]:

@@ -265,6 +265,23 @@ def test_hand_written_gradient_equals_autograd(
     torch.testing.assert_close(gradient, agent.parameters.grad, atol=1e-5, rtol=1e-4)
 
 
+def test_hand_written_gradient_equals_autograd_under_an_action_mask() -> None:
+    envs = gymnasium.make_vec("rewardzoo/DebateTrap-v0", num_envs=32)
+    agent = PPO(envs, num_steps=6, num_minibatches=1, hidden=(16,), ent_coef=0.1)
+    batch = agent.prepare(agent.collect()[0])
+    assert bool((batch.obs["action_mask"] == 0).any())
+    with torch.no_grad():
+        g = torch.Generator().manual_seed(0)
+        agent.parameters.add_(0.2 * torch.randn(agent.parameters.shape, generator=g))
+    by_hand = agent._gradient_step(batch)
+    gradient = agent.parameters.grad.clone()
+    assert agent._fused is not None
+    agent._fused = None
+    by_autograd = agent._gradient_step(batch)
+    torch.testing.assert_close(by_hand, by_autograd, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(gradient, agent.parameters.grad, atol=1e-5, rtol=1e-4)
+
+
 def test_dead_steps_of_next_step_autoreset_do_not_change_the_gradient() -> None:
     agent = PPO(cartpole(autoreset_mode="NEXT_STEP"), num_steps=64, num_minibatches=1)
     rollout, sums = agent.collect()
