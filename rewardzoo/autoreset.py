@@ -5,6 +5,8 @@ The one place that knows autoreset. Reward wrappers and the agents' collector bo
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -13,7 +15,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from .transition import Obs, Transition, select, to_torch
+from .transition import Obs, Transition, copied, select, to_torch
 
 
 class StepTracker:
@@ -30,11 +32,11 @@ class StepTracker:
 
     Args:
         envs: the vector environment; its ``metadata["autoreset_mode"]`` says what to expect.
-        device: where transitions live.
+        device: where transitions live; None leaves NumPy arrays what they are.
     """
 
     def __init__(
-        self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], device: torch.device
+        self, envs: gymnasium.vector.VectorEnv[Any, Any, Any], device: torch.device | None
     ) -> None:
         mode = envs.metadata.get("autoreset_mode")
         if not isinstance(mode, AutoresetMode):
@@ -43,17 +45,25 @@ class StepTracker:
             )
         self.mode = mode
         self.device = device
-        self._on_cpu = torch.device(device).type == "cpu"
-        self._ones = torch.ones(envs.num_envs, dtype=torch.bool, device=device)
-        self._none = torch.zeros_like(self._ones)
-        self._zero = torch.zeros((), dtype=torch.int64, device=device)
-        self._one = torch.ones((), dtype=torch.int64, device=device)
-        self._episode_step = torch.zeros(envs.num_envs, dtype=torch.int64, device=device)
+        self._on_cpu = device is None or torch.device(device).type == "cpu"
+        self._ones: Any = torch.ones(envs.num_envs, dtype=torch.bool, device=device)
+        self._zero: Any = torch.zeros((), dtype=torch.int64, device=device)
+        self._one: Any = torch.ones((), dtype=torch.int64, device=device)
+        self._episode_step: Any = torch.zeros(envs.num_envs, dtype=torch.int64, device=device)
+        self._take: Callable[[Any], Any]
+        self._where: Callable[..., Any]
+        if device is None:
+            self._take, self._where = copied, np.where
+            self._ones, self._episode_step = self._ones.numpy(), self._episode_step.numpy()
+            self._zero, self._one = 0, 1
+        else:
+            self._take, self._where = functools.partial(to_torch, device=device), torch.where
+        self._none = ~self._ones
         self._some_over = False
         self.obs: Obs = None
-        self.began: Tensor = self._ones
-        self.done: Tensor = self._none
-        self.steps: Tensor = self._episode_step
+        self.began: Any = self._ones
+        self.done: Any = self._none
+        self.steps: Any = self._episode_step
         self.some_began = True
         self.some_dead = False
 
@@ -69,12 +79,12 @@ class StepTracker:
         give them a copy.
         """
         mask = (options or {}).get("reset_mask")
-        self.began = self._ones if mask is None else to_torch(mask, self.device)
+        self.began = self._ones if mask is None else self._take(mask)
         self.some_began = True
-        self.obs = to_torch(obs, self.device)
-        self.done = self.done & self.began.logical_not()
+        self.obs = self._take(obs)
+        self.done = self.done & ~self.began
         self._some_over = self._some(self.done)
-        self._episode_step = torch.where(self.began, self._zero, self._episode_step)
+        self._episode_step = self._where(self.began, self._zero, self._episode_step)
 
     def step(
         self,
@@ -86,15 +96,10 @@ class StepTracker:
         info: dict[str, Any],
     ) -> Transition:
         """After ``envs.step(action)`` returned the rest."""
-        device, over, some_over = self.device, self.done, self._some_over
-        obs = to_torch(obs, device)
-        if type(reward) is np.ndarray:
-            reward = torch.from_numpy(reward.astype(np.float32))
-        reward = to_torch(reward, device)
-        if reward.dtype is not torch.float32:
-            reward = reward.to(torch.float32)
-        terminated = to_torch(terminated, device)
-        truncated = to_torch(truncated, device)
+        take, over, some_over = self._take, self.done, self._some_over
+        obs = take(obs)
+        reward = self._short(reward)
+        terminated, truncated = take(terminated), take(truncated)
         self.done = done = terminated | truncated
         valid, next_obs = self._ones, obs
         if self.mode is AutoresetMode.SAME_STEP:
@@ -104,21 +109,23 @@ class StepTracker:
                 # Our own environments return one tensor for both where no row was reset.
                 next_obs, self.some_began = last, last is not obs
             else:
-                next_obs, self.some_began = final_obs(obs, info, device), self._some(done)
+                self.some_began = self._some(done)
+                if last is not None:
+                    next_obs = final_obs(obs, info, take)
             if "final_info" in info:
                 info = final_info(info)
         elif self.mode is AutoresetMode.NEXT_STEP:
             self._some_over = self._some(done)
             if some_over:
-                valid = over.logical_not()
+                valid = ~over
                 # The dead step of a row starts its next episode: it has no predecessor.
-                reward = torch.where(valid, reward, 0.0)
+                reward = self._where(valid, reward, self._zero)
             self.began, self.some_began, self.some_dead = over, some_over, some_over
         else:
             self.began, self.some_began = self._none, False
         transition = Transition(
             obs=self.obs,
-            action=to_torch(action, device),
+            action=take(action),
             next_obs=next_obs,
             reward=reward,
             terminated=terminated,
@@ -134,10 +141,10 @@ class StepTracker:
         else:
             self.steps = self._episode_step = self._episode_step + self._one
         if self.some_began:
-            self._episode_step = torch.where(self.began, self._zero, self.steps)
+            self._episode_step = self._where(self.began, self._zero, self.steps)
         return transition
 
-    def objective(self, t: Transition) -> Tensor:
+    def objective(self, t: Transition) -> Any:
         """What the designer meant by the step ``t``, (N,) float32; dead rows 0.
 
         It is ``info["objective"]``, which this project's environments and reward wrappers give,
@@ -146,15 +153,22 @@ class StepTracker:
         found = t.info.get("objective")
         if found is None:
             return t.reward
-        objective: Tensor = to_torch(found, self.device)
-        if objective.dtype is not torch.float32:
-            objective = objective.to(torch.float32)
+        objective = self._short(found)
         if "_objective" in t.info:  # Gymnasium's: only some rows may have given it
-            given = to_torch(t.info["_objective"], self.device)
-            objective = torch.where(given, objective, t.reward)
+            objective = self._where(self._take(t.info["_objective"]), objective, t.reward)
         if self.some_dead:
-            objective = torch.where(t.valid, objective, 0.0)
+            objective = self._where(t.valid, objective, t.reward)  # which is 0 there
         return objective
+
+    def _short(self, numbers: Any) -> Any:
+        """(N,) float32."""
+        if type(numbers) is np.ndarray:
+            numbers = numbers.astype(np.float32)
+            if self.device is None:
+                return numbers
+            numbers = torch.from_numpy(numbers)
+        numbers = self._take(numbers)
+        return numbers if numbers.dtype is torch.float32 else numbers.to(torch.float32)
 
     def state_dict(self) -> dict[str, Any]:
         """What the next step depends on, beyond the environment's own state."""
@@ -167,27 +181,28 @@ class StepTracker:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where ``state_dict`` was taken."""
-        self.obs = to_torch(state_dict["obs"], self.device)
-        self.done = to_torch(state_dict["over"], self.device)
-        self.began = to_torch(state_dict["began"], self.device)
-        self._episode_step = to_torch(state_dict["episode_step"], self.device)
+        self.obs = self._take(state_dict["obs"])
+        self.done = self._take(state_dict["over"])
+        self.began = self._take(state_dict["began"])
+        self._episode_step = self._take(state_dict["episode_step"])
         self._some_over, self.some_began = self._some(self.done), self._some(self.began)
 
-    def _some(self, mask: Tensor) -> bool:
+    def _some(self, mask: Any) -> bool:
         """Whether a row is set; True on devices where looking would stall."""
+        if not self._on_cpu:
+            return True
         # (The bytes: half of what ``bool(mask.any())`` costs for small batches.)
-        return not self._on_cpu or b"\x01" in mask.numpy().tobytes()
+        return b"\x01" in (mask if self.device is None else mask.numpy()).tobytes()
 
 
-def final_obs(obs: Obs, info: dict[str, Any], device: torch.device) -> Obs:
+def final_obs(obs: Obs, info: dict[str, Any], take: Callable[[Any], Any]) -> Obs:
     """The true successors under same-step autoreset: ``obs`` with the ended rows' last ones.
 
     Accepts the dense form of this project's environments and the forms of Gymnasium's: an object
-    array of arrays (or of dicts), or a dict of arrays, with mask ``info["_final_obs"]``.
+    array of arrays (or of dicts), or a dict of arrays, with mask ``info["_final_obs"]``. ``take``
+    makes arrays what those of ``obs`` are.
     """
-    last = info.get("final_obs")
-    if last is None:
-        return obs
+    last = info["final_obs"]
     if isinstance(_leaf(last), Tensor):
         return last
     mask = np.asarray(info["_final_obs"])
@@ -196,7 +211,7 @@ def final_obs(obs: Obs, info: dict[str, Any], device: torch.device) -> Obs:
         return _replace_rows(obs, rows, [last[i] for i in rows])
     if isinstance(last, dict):
         last = {k: v for k, v in last.items() if not k.startswith("_")}
-    return select(to_torch(mask, device), to_torch(last, device), obs)
+    return select(take(mask), take(last), obs)
 
 
 def final_info(info: dict[str, Any]) -> dict[str, Any]:
@@ -242,8 +257,8 @@ def _replace_rows(obs: Obs, rows: Any, values: list[Any]) -> Obs:
         return {k: _replace_rows(v, rows, [value[k] for value in values]) for k, v in obs.items()}
     if isinstance(obs, tuple):
         return tuple(_replace_rows(v, rows, [u[k] for u in values]) for k, v in enumerate(obs))
-    out = obs.cpu().clone()
-    view = out.numpy()
+    out = obs.copy() if isinstance(obs, np.ndarray) else obs.cpu().clone()
+    view = out if isinstance(out, np.ndarray) else out.numpy()
     for i, value in zip(rows, values, strict=True):
         view[i] = value
-    return out.to(obs.device)
+    return out if isinstance(out, np.ndarray) else out.to(obs.device)

@@ -16,6 +16,8 @@ Obs = Any  # Tensor (N, ...), or a dict of them
 class Transition:
     """One environment step of N rows; tensors on one device.
 
+    A reward function that says ``numpy = True`` gets NumPy arrays from NumPy environments.
+
     Args:
         obs: (N, ...) or a dict of (N, ...): what the agent acted on.
         action: (N, ...).
@@ -61,6 +63,18 @@ def to_torch(x: Any, device: torch.device | str | None = None) -> Any:
     return to_torch(np.array(x), device)
 
 
+def copied(x: Any) -> Any:
+    """NumPy arrays of their own from NumPy arrays, CPU tensors, numbers, dicts and tuples of them.
+
+    Engines reuse their buffers, so an array that is kept must be a copy.
+    """
+    if isinstance(x, dict):
+        return {k: copied(v) for k, v in x.items()}
+    if isinstance(x, tuple):
+        return tuple(copied(v) for v in x)
+    return np.array(x)
+
+
 def to_numpy(x: Any) -> Any:
     """NumPy arrays from tensors or dicts and tuples of them; anything else is returned as it is."""
     if isinstance(x, Tensor):
@@ -72,10 +86,11 @@ def to_numpy(x: Any) -> Any:
     return x
 
 
-def select(mask: Tensor, a: Any, b: Any) -> Any:
-    """Rows of ``a`` where ``mask`` (N,) is set, else of ``b``: tensors, dicts, named tuples."""
-    if isinstance(a, Tensor):
-        return torch.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b)
+def select(mask: Any, a: Any, b: Any) -> Any:
+    """Rows of ``a`` where ``mask`` (N,) is set, else of ``b``: arrays, dicts, named tuples."""
+    if isinstance(a, (Tensor, np.ndarray)):
+        where: Any = torch.where if isinstance(a, Tensor) else np.where
+        return where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b)
     if isinstance(a, dict):
         return {k: select(mask, v, b[k]) for k, v in a.items()}
     rows = [select(mask, u, v) for u, v in zip(a, b, strict=True)]

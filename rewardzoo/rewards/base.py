@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -47,6 +48,8 @@ class RewardFunction:
         markov: False where the reward depends on memory, so that stored transitions cannot be
             scored again alone.
         rowwise: False where rows share statistics, so that a row's reward depends on the others.
+        numpy: True where ``__call__`` also takes NumPy arrays, and gives the same: on NumPy
+            environments that spares the way through torch, which is most of a small batch's time.
         version: counts updates, so that caches and logged rewards can be matched.
 
     A reward function never reads ``info["objective"]``: that is for measuring.
@@ -55,6 +58,7 @@ class RewardFunction:
     gamma: float | str | None = None
     markov: bool = True
     rowwise: bool = True
+    numpy: bool = False
     version: int = 0
 
     def bind(self, num_envs: int, device: torch.device, spaces: Spaces) -> None:
@@ -251,6 +255,8 @@ class EnvReward(RewardFunction):
         'objective + novelty'
     """
 
+    numpy = True
+
     def __call__(self, t: Transition) -> Tensor:
         """``t.reward``."""
         return t.reward
@@ -303,7 +309,7 @@ class RewardError(ValueError):
     """A reward function returned something that cannot be paid."""
 
 
-def pay(fn: RewardFunction, transition: Transition, all_valid: bool = False) -> Tensor:
+def pay(fn: RewardFunction, transition: Transition, all_valid: bool = False) -> Any:
     """Call ``fn`` and check what it returns; dead rows are paid 0.
 
     Args:
@@ -316,32 +322,39 @@ def pay(fn: RewardFunction, transition: Transition, all_valid: bool = False) -> 
             the term's name and the row. (On other devices ``unpayable`` finds non-finite numbers
             without waiting for the device.)
     """
-    reward = fn(transition)
-    valid = transition.valid
-    if not isinstance(reward, Tensor):
+    reward: Any = fn(transition)
+    valid: Any = transition.valid
+    kind = type(valid)
+    if not isinstance(reward, kind):
         raise RewardError(
-            f"reward function {fn.name}: returned {type(reward).__name__}, expected a tensor "
-            "of one number a row"
+            f"reward function {fn.name}: returned {type(reward).__name__}, expected "
+            f"{'an array' if kind is np.ndarray else 'a tensor'} of one number a row"
         )
     if reward.shape != valid.shape:
         raise RewardError(
             f"reward function {fn.name}: returned shape {tuple(reward.shape)}, "
             f"expected {tuple(valid.shape)}, one number a row"
         )
-    if reward.device != valid.device:
-        raise RewardError(
-            f"reward function {fn.name}: returned a tensor on {reward.device}, "
-            f"expected {valid.device}; create tensors with device=transition.reward.device"
-        )
-    if reward.dtype is not torch.float32:
-        reward = reward.to(torch.float32)
+    if kind is np.ndarray:
+        if reward.dtype != np.float32:
+            reward = reward.astype(np.float32)
+    else:
+        if reward.device != valid.device:
+            raise RewardError(
+                f"reward function {fn.name}: returned a tensor on {reward.device}, "
+                f"expected {valid.device}; create tensors with device=transition.reward.device"
+            )
+        if reward.dtype is not torch.float32:
+            reward = reward.to(torch.float32)
     if not all_valid:
-        reward = torch.where(valid, reward, 0.0)
+        where: Any = np.where if kind is np.ndarray else torch.where
+        reward = where(valid, reward, 0.0)
     # The sum of squares is finite unless a row is not, or it overflows: one look for all rows.
-    if valid.device.type == "cpu" and not math.isfinite(reward.dot(reward).item()):
-        bad = unpayable(reward)
-        if bool(bad.any()):
-            raise RewardError(_describe(fn, reward, bad))
+    if kind is np.ndarray or valid.device.type == "cpu":
+        if not math.isfinite(reward.dot(reward).item()):
+            bad = unpayable(torch.as_tensor(reward))
+            if bool(bad.any()):
+                raise RewardError(_describe(fn, reward, bad))
     return reward
 
 
@@ -350,7 +363,7 @@ def unpayable(reward: Tensor) -> Tensor:
     return torch.isfinite(reward).logical_not()
 
 
-def _describe(fn: RewardFunction, reward: Tensor, bad: Tensor) -> str:
+def _describe(fn: RewardFunction, reward: Any, bad: Tensor) -> str:
     row = int(bad.nonzero()[0, 0])
     name, value = fn.name, reward
     for term, paid in fn.terms().items():

@@ -31,4 +31,9 @@ class Clip(Unary):
 
     def transform(self, reward: Tensor) -> Tensor:
         """Limited."""
-        return reward.clamp(self.low, self.high)
+        return reward.clip(self.low, self.high)
+
+    @property
+    def numpy(self) -> bool:  # type: ignore[override]
+        """Whether the inner function is."""
+        return self.inner.numpy

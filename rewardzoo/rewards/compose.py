@@ -52,6 +52,11 @@ class Unary(RewardFunction):
 class Scale(Unary):
     """``weight * inner``."""
 
+    @property
+    def numpy(self) -> bool:  # type: ignore[override]
+        """Whether the inner function is."""
+        return self.inner.numpy
+
     def __init__(self, inner: RewardFunction, weight: float) -> None:
         super().__init__(inner)
         self.weight = number("weight", weight)
@@ -102,6 +107,11 @@ class Sum(RewardFunction):
     def rowwise(self) -> bool:  # type: ignore[override]
         """Whether all parts are."""
         return all(part.rowwise for part in self.parts)
+
+    @property
+    def numpy(self) -> bool:  # type: ignore[override]
+        """Whether all parts are."""
+        return all(part.numpy for part in self.parts)
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
@@ -24,9 +25,11 @@ class Potential(RewardFunction):
     ``-phi(s_0)`` when it terminates and ``gamma**T * phi(s_T) - phi(s_0)`` when it is cut off.
 
     Args:
-        phi: the potential: a function of a batch of observations that returns (N,); a table of S
-            numbers for ``Discrete(S)`` observations; or the name of a potential that the
-            environment offers (its method ``potential(name, gamma)`` returns one of the former).
+        phi: the potential: a function of a batch of observations that returns (N,) (one that takes
+            NumPy arrays too, as ``lambda obs: abs(obs[:, 2])``, is called with them on NumPy
+            environments, which is faster); a table of S numbers for ``Discrete(S)`` observations;
+            or the name of a potential that the environment offers (its method
+            ``potential(name, gamma)`` returns one of the former).
         gamma: the agent's discount, or "agent" to take it when training starts.
 
     Example:
@@ -60,6 +63,7 @@ class Potential(RewardFunction):
         """Move a table to ``device``; find the environment's offer for a name."""
         super().bind(num_envs, device, spaces)
         self._device, self._states = device, spaces.observation
+        self.numpy = callable(self.phi) and _takes_numpy(self.phi, spaces.observation)
         if isinstance(self.phi, Tensor):
             _check_table(self.phi, self._states)
         if isinstance(self.phi, str):
@@ -78,16 +82,20 @@ class Potential(RewardFunction):
         if self._offer is not None:
             self._accept()
 
-    def __call__(self, t: Transition) -> Tensor:
+    def __call__(self, t: Transition) -> Any:
         """Shaping of each row, (N,) float32."""
         gamma = self.check_gamma()
-        now, then = self._value(t.obs), self._value(t.next_obs)
+        now: Any = self._value(t.obs)
+        then: Any = self._value(t.next_obs)
         for value in (now, then):
-            if not isinstance(value, Tensor) or value.shape != t.terminated.shape:
+            if type(value) is not type(t.terminated) or value.shape != t.terminated.shape:
                 raise RewardError(
                     f"phi: returned {type(value).__name__} {tuple(getattr(value, 'shape', ()))}, "
-                    f"expected a tensor {tuple(t.terminated.shape)}, one number a row"
+                    f"expected {tuple(t.terminated.shape)}, one number a row, of the "
+                    f"observations' kind, {type(t.terminated).__name__}"
                 )
+        if type(now) is np.ndarray:
+            return np.where(t.terminated, 0.0, then) * gamma - now
         # A choice and not a product: an infinite potential of a terminated state is 0 too.
         zero, discount = self._constants(now, gamma)
         return torch.where(t.terminated, zero, then) * discount - now
@@ -113,6 +121,28 @@ class Potential(RewardFunction):
             table = _table(offered).to(self._device)
             _check_table(table, self._states)
             self._value = functools.partial(_row, table)
+
+
+def _takes_numpy(phi: Callable[[Any], Any], space: spaces.Space[Any]) -> bool:
+    """Whether ``phi`` says the same of NumPy arrays as of tensors, on a few made-up observations.
+
+    (Names that both have need not mean the same: a deviation is unbiased in torch alone.)
+    """
+    if not isinstance(space, (spaces.Box, spaces.Discrete)):
+        return False
+    draw = np.random.default_rng(0)
+    if isinstance(space, spaces.Box):
+        obs = draw.normal(size=(4, *space.shape)).astype(space.dtype)
+    else:
+        obs = draw.integers(space.start, space.start + space.n, 4)
+    try:
+        with np.errstate(all="ignore"), torch.no_grad():
+            ours, theirs = phi(obs), phi(torch.from_numpy(obs))
+    except Exception:  # whatever a stranger's function raises, it does not take NumPy
+        return False
+    if not (isinstance(ours, np.ndarray) and isinstance(theirs, Tensor)):
+        return False
+    return ours.shape == (4,) and np.allclose(ours, theirs.numpy(), equal_nan=True)
 
 
 def _row(table: Tensor, obs: Tensor) -> Tensor:

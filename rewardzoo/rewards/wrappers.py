@@ -11,7 +11,8 @@ same-step autoreset.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -44,14 +45,17 @@ class RewardWrapper(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._obs: Any = None
         self._steps = 0
         self._return = self._objective = 0.0
-        self._every = torch.ones(1, dtype=torch.bool)
+        self._every: Any = torch.ones(1, dtype=torch.bool)
+        self._arrays = _NUMPY if _stays_numpy(fn) else _TORCH
+        if self._arrays is _NUMPY:
+            self._every = self._every.numpy()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Reset the environment and the reward function's memory."""
         obs, info = self.env.reset(seed=seed, options=options)
-        self._obs = _row(obs)
+        self._obs = self._arrays.row(obs)
         self._steps = 0
         self._return = self._objective = 0.0
         with torch.no_grad():
@@ -61,18 +65,19 @@ class RewardWrapper(gymnasium.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step, paid by the reward function."""
         obs, inner, terminated, truncated, info = self.env.step(action)
-        next_obs = _row(obs)
+        row, one, float32 = self._arrays
+        next_obs = row(obs)
         with torch.no_grad():
             transition = Transition(
                 obs=self._obs,
-                action=_row(action),
+                action=row(action),
                 next_obs=next_obs,
-                reward=torch.tensor([float(inner)]),
-                terminated=torch.tensor([bool(terminated)]),
-                truncated=torch.tensor([bool(truncated)]),
+                reward=one([float(inner)], dtype=float32),
+                terminated=one([bool(terminated)]),
+                truncated=one([bool(truncated)]),
                 valid=self._every,
-                episode_step=torch.tensor([self._steps]),
-                info=_rows(info),
+                episode_step=one([self._steps]),
+                info=_rows(info, row),
             )
             reward = pay(self.reward_function, transition, all_valid=True).item()
             self.reward_function.observe(transition)
@@ -117,11 +122,16 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
         fn.bind(envs.num_envs, self.device, spaces)
         # Asked once: walking the tree of a composed function every step costs more than its sums.
         self._resets, self._observes = fn.overrides("reset"), fn.overrides("observe")
-        self._tracker = StepTracker(envs, self.device)
-        self._zeros = torch.zeros(envs.num_envs, device=self.device)
-        self._return = self._objective = self._zeros
-        self._bad = self._zeros.to(torch.bool)
         self._on_cpu = self.device.type == "cpu"
+        tensors = not self._on_cpu or getattr(envs, "device", None) is not None
+        numpy = not tensors and _stays_numpy(fn)
+        self._tracker = StepTracker(envs, None if numpy else self.device)
+        self._where: Any = np.where if numpy else torch.where
+        self._zeros: Any = torch.zeros(envs.num_envs, device=self.device)
+        self._bad = self._zeros.to(torch.bool)
+        if numpy:
+            self._zeros = self._zeros.numpy()
+        self._return = self._objective = self._zeros
         self._every = np.ones(envs.num_envs, dtype=bool)
         self.transition: Transition | None = None
         """The last step."""
@@ -154,14 +164,15 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
             torch.set_grad_enabled(grad)
         if isinstance(inner, Tensor):
             return obs, reward, terminated, truncated, {**info, **added}
-        added = to_numpy(added)
+        if type(reward) is not np.ndarray:
+            reward, added = reward.numpy(force=True), to_numpy(added)
         added["_objective"] = self._every
         if isinstance(info.get("final_info"), dict):
             # Where Gymnasium keeps what an ended row's last step said: ours belongs there too.
             added["final_info"] = {**info["final_info"], **added}
-        return obs, to_numpy(reward), terminated, truncated, {**info, **added}
+        return obs, reward, terminated, truncated, {**info, **added}
 
-    def _pay(self, t: Transition) -> tuple[Tensor, dict[str, Any]]:
+    def _pay(self, t: Transition) -> tuple[Any, dict[str, Any]]:
         """The reward of a step and what it adds to ``info``."""
         fn, tracker = self.reward_function, self._tracker
         self.transition = t
@@ -183,7 +194,7 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
         }
         if terms := fn.terms():
             if tracker.some_dead:
-                terms = {k: torch.where(t.valid, v, 0.0) for k, v in terms.items()}
+                terms = {k: self._where(t.valid, v, 0.0) for k, v in terms.items()}
             added["reward_terms"] = terms
         if self.keep_features:
             self.final_features = fn.observation_features()
@@ -191,7 +202,7 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
             self._clear()
         return reward, added
 
-    def _sum_objective(self, objective: Tensor, inner: Any) -> Tensor:
+    def _sum_objective(self, objective: Any, inner: Any) -> Any:
         """The episode's sum so far; the inner environment's, where that keeps one."""
         if isinstance(inner, dict) and isinstance(inner.get("objective"), Tensor):
             kept: Tensor = inner["objective"]
@@ -222,8 +233,8 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
         return {
             "env": self.env.state_dict(),
             "reward": self.reward_function.state_dict(),
-            "tracker": self._tracker.state_dict(),
-            "sums": {"r": self._return, "objective": self._objective},
+            "tracker": to_torch(self._tracker.state_dict()),
+            "sums": to_torch({"r": self._return, "objective": self._objective}),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -232,20 +243,28 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
         self.reward_function.load_state_dict(state_dict["reward"])
         self._tracker.load_state_dict(state_dict["tracker"])
         sums = to_torch(state_dict["sums"], self.device)
+        if type(self._zeros) is np.ndarray:
+            sums = to_numpy(sums)
         self._return, self._objective = sums["r"], sums["objective"]
 
     def _clear(self) -> None:
         began = self._tracker.began
         if self._resets:
             self.reward_function.reset(began, self._tracker.obs)
-        self._return = torch.where(began, self._zeros, self._return)
+        self._return = self._where(began, self._zeros, self._return)
         if self._objective is not self._zeros:
-            self._objective = torch.where(began, self._zeros, self._objective)
+            self._objective = self._where(began, self._zeros, self._objective)
 
 
 def _check(fn: Any) -> None:
     if not isinstance(fn, RewardFunction):
         raise TypeError(f"fn={fn!r}: expected a RewardFunction")
+
+
+def _stays_numpy(fn: RewardFunction) -> bool:
+    """Whether ``fn`` takes NumPy arrays, and has no hook that takes tensors."""
+    hooks = ("reset", "observe", "observation_features")
+    return fn.numpy and not any(fn.overrides(hook) for hook in hooks)
 
 
 def _row(x: Any) -> Any:
@@ -259,17 +278,36 @@ def _row(x: Any) -> Any:
     return torch.from_numpy(np.array(x)).unsqueeze(0)
 
 
-def _rows(info: dict[str, Any]) -> dict[str, Any]:
+def _numpy_row(x: Any) -> Any:
+    """A batch of one, of NumPy arrays."""
+    if isinstance(x, dict):
+        return {k: _numpy_row(v) for k, v in x.items()}
+    if isinstance(x, tuple):
+        return tuple(_numpy_row(v) for v in x)
+    return np.array(x)[None]
+
+
+class _Arrays(NamedTuple):
+    """How a batch of one is made: of an observation, of a number."""
+
+    row: Callable[[Any], Any]
+    one: Callable[..., Any]
+    float32: Any
+
+
+_TORCH = _Arrays(_row, torch.tensor, torch.float32)
+_NUMPY = _Arrays(_numpy_row, np.array, np.float32)
+
+
+def _rows(info: dict[str, Any], row: Callable[[Any], Any]) -> dict[str, Any]:
     """A batch of one from an info: numbers and arrays get the axis that a batch of them has."""
     out: dict[str, Any] = {}
     for key, value in info.items():
         if isinstance(value, dict):
-            out[key] = _rows(value)
-        elif isinstance(value, (bool, int, float, np.number, np.bool_, np.ndarray)):
-            array = np.asarray(value)[None]
-            out[key] = array if array.dtype == object else torch.from_numpy(array)
-        elif isinstance(value, Tensor):
-            out[key] = value.unsqueeze(0)
+            out[key] = _rows(value, row)
+        elif isinstance(value, (bool, int, float, np.number, np.bool_, np.ndarray, Tensor)):
+            objects = isinstance(value, np.ndarray) and value.dtype == object
+            out[key] = np.asarray(value)[None] if objects else row(value)
         else:
             out[key] = np.array([value, None], dtype=object)[:1]
     return out

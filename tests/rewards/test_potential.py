@@ -75,7 +75,9 @@ def episodes(env, mode, n, fn):
     running = [([np.asarray(obs[i])], []) for i in range(n)]
     for _ in range(70):
         t0 = envs.transition
-        count = torch.zeros(n, dtype=torch.int64) if t0 is None else envs._tracker._episode_step
+        count = torch.zeros(n, dtype=torch.int64)
+        if t0 is not None:
+            count = torch.as_tensor(envs._tracker._episode_step)
         actions = (count // 6) % 2  # the same in all modes: depends on the step of the episode
         obs, reward, terminated, truncated, _ = envs.step(actions if tensors else actions.numpy())
         t = envs.transition
@@ -292,7 +294,7 @@ def test_table_must_fit_the_states():
 
 def test_phi_of_the_wrong_shape_is_named():
     with pytest.raises(
-        RewardError, match=r"phi: returned Tensor \(2, 1\), expected a tensor \(2,\)"
+        RewardError, match=r"phi: returned Tensor \(2, 1\), expected \(2,\), one number"
     ):
         Potential(lambda obs: obs.unsqueeze(1), 0.9)(batch([0, 1], [1, 0]))
 
