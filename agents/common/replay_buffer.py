@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rewardzoo.random import Rng
-from rewardzoo.transition import Obs, Transition
+from rewardzoo.transition import Obs
 
 from . import trees
 
@@ -25,9 +25,6 @@ class Sample(NamedTuple):
 
 class ReplayBuffer:
     """A ring of ``capacity`` transitions; new ones overwrite the oldest.
-
-    Rows with ``valid`` False (the dead steps of next-step autoreset) are not stored; finding them
-    asks the device, so environments in same-step mode, which have none, are never asked.
 
     Args:
         capacity: transitions kept, at least as many as are added at once.
@@ -71,14 +68,6 @@ class ReplayBuffer:
             _write(kept, place, new)
         self._next = (self._next + count) % self.capacity
         self._size = min(self._size + count, self.capacity)
-
-    def add_step(self, t: Transition, all_valid: bool = True) -> None:
-        """Store a step of N environments; without ``all_valid``, its valid rows."""
-        rows = Sample(t.obs, t.action, t.reward, t.next_obs, t.terminated)
-        if not all_valid:
-            alive = t.valid.nonzero().squeeze(1)
-            rows = Sample(*(trees.rows(x, alive) for x in rows))
-        self.add(rows)
 
     def at(self, index: Tensor) -> Sample:
         """The transitions at ``index`` (B,) int64."""

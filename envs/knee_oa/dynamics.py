@@ -105,11 +105,12 @@ class KneeOAState(NamedTuple):
     last: Tensor  # the last visit that took place
     asked: Tensor  # the last visit or questionnaire
     pointer: Tensor  # progressions settled
+    upcoming: Tensor  # visit of the next unsettled progression, NEVER if there is none
     taken: Tensor  # bit t is set if visit t took place
     action: Tensor
     event: Tensor  # code of rewards.active_sensing.EVENTS
     lag: Tensor  # visits between the decision and the next progression
-    due: Tensor  # visit of that progression, NEVER if there is none
+    due: Tensor  # visit of the progression that the decision was about, or NEVER
     found: Tensor  # (N,) float64, mm
     missed: Tensor  # (N,) float64, mm
 
@@ -185,8 +186,9 @@ class KneeOA(FuncEnv):
     year than real ones.
     Missed (mm in the year from grade 0 to 3): grades rise by two at most.
 
-    Reference returns: per patient of the test site, 60,000 simulated (th .7, ad .3; th .5, ad .5):
-    TODO
+    Reference returns: per simulated patient of the test site, at the default prices and at th .5,
+    ad .5: always visit -1.53, -1.27; never -.61, .60; every second year -.21, .61; an oracle 2.80,
+    4.19; Double DQN .25, 1.37.
 
     Paper: Nguyen, Nguyen, Panfilov, Tiulpin (2024), "Active sensing of knee osteoarthritis
     progression with reinforcement learning".
@@ -241,7 +243,7 @@ class KneeOA(FuncEnv):
         taken = zero + 1
         due = self._next(patient, zero)
         return KneeOAState(
-            patient, zero, zero, zero, zero, taken, zero, zero, zero, due, nothing, nothing
+            patient, zero, zero, zero, zero, due, taken, zero, zero, zero, due, nothing, nothing
         )
 
     def transition(
@@ -251,7 +253,7 @@ class KneeOA(FuncEnv):
         p: KneeOAParams = self.params
         patient, last, pointer = state.patient, state.last, state.pointer
         t = (state.visit + 1).clamp(max=p.horizon)
-        due = self._next(patient, pointer)
+        due = state.upcoming
         first = patient * self._visits
         before = self.phi[first + last]
         found = (before - self.phi[first + t]).clamp(min=0.0).amax(-1)
@@ -267,12 +269,14 @@ class KneeOA(FuncEnv):
         else:
             settled = pointer + reached
         heard = visited if p.questionnaire_cost is None else action != SKIP
+        settled = torch.where(visited, settled, pointer).clamp(max=p.horizon)
         return KneeOAState(
             patient,
             state.visit + 1,
             torch.where(visited, t, last),
             torch.where(heard, t, state.asked),
-            torch.where(visited, settled, pointer).clamp(max=p.horizon),
+            settled,
+            self._next(patient, settled),
             state.taken + (visited.long() << t),
             action.to(torch.int64),
             event,
@@ -385,8 +389,8 @@ class KneeOASingle(KneeOA):
 
     Data: as there.
 
-    Reference returns: per patient of the test site, 60,000 simulated (th .7, ad .3; th .5, ad .5):
-    TODO
+    Reference returns: per simulated knee of the test site, at the default prices: always visit
+    -1.62, never .49, every second year -.04, an oracle 2.43.
 
     Paper: Nguyen, Nguyen, Panfilov, Tiulpin (2024), "Active sensing of knee osteoarthritis
     progression with reinforcement learning", the single-knee variant.

@@ -27,6 +27,7 @@ class Course(NamedTuple):
     cost: Tensor  # (N, T) float64
     gain: Tensor  # (N, T) float64, mm
     progressed: Tensor  # (N, T) bool, a progression at the visit decided on
+    obs: Tensor  # (N, T, F) float32, what the decision was based on
 
 
 @torch.no_grad()
@@ -39,13 +40,14 @@ def follow(func: KneeOA, policy: Policy, patients: Tensor | None = None) -> Cour
     steps = []
     for k in range(func.params.horizon):
         rng = Rng(who, zero, k)
-        action, score = policy(func.observation(state, rng), state)
+        obs = func.observation(state, rng)
+        action, score = policy(obs, state)
         after = func.transition(state, action, rng)
         reward = func.reward(state, action, after, rng)
         info = func.transition_info(state, action, after)
         here = (func.events[who] == k + 1).any(1)
         steps.append(
-            (action, score, reward, info["event"], info["cost"], info["medical_gain"], here)
+            (action, score, reward, info["event"], info["cost"], info["medical_gain"], here, obs)
         )
         state = after
     return Course(*(torch.stack(column, 1) for column in zip(*steps, strict=True)))
@@ -125,7 +127,10 @@ def solve_patients(func: KneeOA, patients: Tensor | None = None) -> Tensor:
         options = []
         for action in range(int(func.action_space.n)):  # type: ignore[attr-defined]
             state = func.admit(who[row])._replace(
-                visit=torch.full_like(row, k), last=last, pointer=pointer
+                visit=torch.full_like(row, k),
+                last=last,
+                pointer=pointer,
+                upcoming=func.events[who[row], pointer],
             )
             chosen = torch.full_like(row, action)
             after = func.transition(state, chosen, rng)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import rewardzoo  # noqa: F401
 from rewardzoo import VectorRewardWrapper
 from rewardzoo.envs.knee_oa import cohort as cohorts
+from rewardzoo.envs.knee_oa import policies
 from rewardzoo.envs.knee_oa.calibration import calibrate, markdown, progression
 from rewardzoo.envs.knee_oa.cohort import NEVER, Cohort, label_progression
 from rewardzoo.envs.knee_oa.dynamics import KneeOA, KneeOASingle
@@ -426,7 +427,7 @@ def test_measures_by_hand() -> None:
     action = torch.tensor([[1], [0], [1], [0]])
     score = torch.tensor([[0.9], [0.4], [0.6], [0.4]])
     zero = torch.zeros(4, 1, dtype=torch.float64)
-    found = measures(Course(action, score, zero + 2.0, action, zero + 0.5, zero, y))
+    found = measures(Course(action, score, zero + 2.0, action, zero + 0.5, zero, y, zero))
     assert found["rpp"] == 2.0 and found["cost"] == 0.5
     assert found["ba"] == found["recall"] == found["precision"] == found["hamming"] == 0.5
     assert found["roc_auc"] == pytest.approx(0.625)  # pairs: 1, 1, 0, .5 of 4
@@ -460,3 +461,59 @@ def test_picture_and_line() -> None:
 def test_bad_parameters_are_named(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KneeOA(**kwargs)
+
+
+# ---- policies that learn nothing --------------------------------------------------------------
+
+
+def test_fixed_policies_do_what_they_say() -> None:
+    func = KneeOA(patients=4000)
+    assert not follow(func, policies.never).action.any()
+    assert follow(func, policies.always).action.all()
+    assert follow(func, policies.every(func, 2)).action[0].tolist() == [1, 0, 1, 0]
+    share = float(follow(func, policies.at_random(func)).action.double().mean())
+    assert share == pytest.approx(0.5, abs=5 * 0.5 / math.sqrt(4 * len(func.cohort)))
+    by_guideline = follow(func, policies.guideline(func)).action
+    severe = func.cohort.kl[:, 0].amax(1) >= 3
+    assert bool((by_guideline[severe] == 1).all())  # grades do not fall
+    never_severe = func.cohort.kl.amax((1, 2)) < 3
+    assert by_guideline[never_severe].unique(dim=0).tolist() == [[1, 0, 1, 0]]
+    with pytest.raises(ValueError, match="period=0"):
+        policies.every(func, 0)
+
+
+def test_oracle_is_below_the_clairvoyant_optimum_and_above_the_rest() -> None:
+    func = KneeOA(patients=4000)
+    best = solve_patients(func)
+    by_oracle = follow(func, policies.oracle).reward.sum(1)
+    assert bool((by_oracle <= best + 1e-12).all())
+    for policy in (policies.never, policies.always, policies.every(func, 2)):
+        assert float(follow(func, policy).reward.sum(1).mean()) < float(by_oracle.mean()) - 1.0
+    single = (func.events[:, 0] != NEVER) & (func.events[:, 1] == NEVER)
+    large = follow(func, policies.oracle).gain.sum(1) > 0
+    who = (single & large).nonzero()[:, 0]
+    course = follow(func, policies.oracle, who)  # (T - 1) ad C + C dA - h
+    want = 3 * 0.3 * 2.0 + 2.0 * course.gain.sum(1) - 0.5
+    torch.testing.assert_close(course.reward.sum(1), want)
+
+
+@pytest.mark.parametrize(
+    ("prices", "references"),
+    [
+        ({"th": 0.7, "ad": 0.3}, {"follow": -1.53, "dismiss": -0.61, "2year": -0.21}),
+        ({"th": 0.5, "ad": 0.5}, {"follow": -1.27, "dismiss": 0.60, "2year": 0.61}),
+    ],
+    ids=str,
+)
+def test_reference_returns(prices: dict[str, float], references: dict[str, float]) -> None:
+    """The card's, within five standard errors of some 9,500 patients."""
+    func = KneeOA(patients=50_000, split="test", cohort_seed=5, **prices)
+    found = {
+        "follow": policies.always,
+        "dismiss": policies.never,
+        "2year": policies.every(func, 2),
+    }
+    for name, policy in found.items():
+        paid = follow(func, policy).reward.sum(1)
+        error = 5 * float(paid.std()) / math.sqrt(len(paid))
+        assert float(paid.mean()) == pytest.approx(references[name], abs=error + 0.005)

@@ -1,0 +1,472 @@
+"""Double deep Q-learning (van Hasselt, Guez, Silver 2016), on the device from rollout to update.
+
+One iteration: ``collect`` plays ``num_steps`` steps of every environment, each action random with
+probability epsilon and greedy otherwise, into the replay buffer; ``update`` takes
+``num_updates`` gradient steps on uniformly drawn batches.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from rewardzoo.functional import check_device
+from rewardzoo.random import Rng
+from rewardzoo.registration import register_agent
+from rewardzoo.transition import Obs, to_numpy, to_torch
+
+from .common import trees
+from .common.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from .common.collector import Collector, EpisodeSums, Rollout
+from .common.evaluation import evaluate
+from .common.hyperparameters import build, hyper
+from .common.logger import Logger
+from .common.networks import ACTIVATIONS, MASK_KEY, MLP, encoder
+from .common.replay_buffer import ReplayBuffer, Sample
+from .ppo import _reward_functions, _reward_wrappers, _space_ndim, _vector
+
+Callback = Callable[["DoubleDQN", dict[str, float]], bool | None]
+_AGENT_STREAM, _REPLAY_STREAM = 1, 2  # environments draw from stream 0
+
+
+@dataclass(frozen=True)
+class DoubleDQNHyperparameters:
+    """Settings for many short environments side by side."""
+
+    num_steps: int = hyper(4, "steps of every environment between two updates", low=1)
+    num_updates: int = hyper(4, "gradient steps of an update", low=1)
+    batch_size: int = hyper(1024, "transitions of a gradient step", low=1)
+    buffer_size: int = hyper(100_000, "transitions kept", low=1)
+    learning_starts: int = hyper(4096, "environment steps before the first update", low=0)
+    learning_rate: float = hyper(1e-3, "step size of Adam", low=0.0)
+    anneal_lr: bool = hyper(False, "let the step size fall linearly to 0 over learn()")
+    gamma: float = hyper(0.99, "discount", low=0.0, high=1.0)
+    epsilon_start: float = hyper(1.0, "share of random actions at first", low=0.0, high=1.0)
+    epsilon_end: float = hyper(0.05, "share of random actions at last", low=0.0, high=1.0)
+    epsilon_steps: int = hyper(500_000, "environment steps over which it falls linearly", low=1)
+    target: str = hyper(
+        "polyak",
+        "'polyak' (a slowly following copy), or 'shared' (the online network itself, a slip of the "
+        "reference implementation of knee active sensing)",
+    )
+    tau: float = hyper(0.005, "how far the target follows at each gradient step", low=0.0, high=1.0)
+    double: bool = hyper(True, "the online network chooses the action that the target values")
+    loss: str = hyper("huber", "'huber' or 'mse'")
+    max_grad_norm: float = hyper(10.0, "gradients are scaled down to this norm", low=0.0)
+    hidden: tuple[int, ...] = hyper((64, 64), "widths of the hidden layers")
+    activation: str = hyper("relu", f"one of {', '.join(ACTIVATIONS)}")
+
+    def __post_init__(self) -> None:
+        """Check what bounds alone cannot."""
+        for name, allowed in {
+            "activation": tuple(ACTIVATIONS),
+            "target": ("polyak", "shared"),
+            "loss": ("huber", "mse"),
+        }.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {allowed}")
+
+
+class QNetwork(nn.Module):
+    """Action values of an observation.
+
+    Args:
+        space: the observation space of one environment.
+        num_actions: A.
+        hidden: widths of the hidden layers.
+        activation: a key of ``ACTIVATIONS``.
+    """
+
+    memory_size = 0
+
+    def __init__(
+        self, space: spaces.Space[Any], num_actions: int, hidden: tuple[int, ...], activation: str
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder(space, hidden[0] if hidden else 64, activation)
+        width = int(self.encoder.num_features)  # type: ignore[arg-type]
+        self.head = MLP([width, *hidden, num_actions], activation, 1.0)
+
+    def forward(self, obs: Obs) -> Tensor:
+        """(N, A); forbidden actions get the lowest finite value."""
+        q = self.head(self.encoder(obs))
+        if isinstance(obs, dict) and MASK_KEY in obs:
+            q = torch.where(obs[MASK_KEY].to(torch.bool), q, torch.finfo(q.dtype).min)
+        return q
+
+
+class EpsilonGreedy:
+    """Noise for epsilon-greedy actions: whether to explore, and one number an action."""
+
+    def __init__(self, num_actions: int) -> None:
+        self.num_actions = num_actions
+
+    def noise(self, rng: Rng, steps: int) -> Tensor:
+        """(steps, N, 1 + A) uniform numbers."""
+        return rng.uniform(steps, 1 + self.num_actions).transpose(0, 1)
+
+    def sample(self, q: Tensor, noise: Tensor, epsilon: Tensor | float) -> Tensor:
+        """The greedy action, or with probability ``epsilon`` any allowed one, (N,) int64."""
+        allowed = q > torch.finfo(q.dtype).min
+        anything = torch.where(allowed, noise[:, 1:], -1.0).argmax(1)
+        return torch.where(noise[:, 0] < epsilon, anything, q.argmax(1))
+
+
+def q_target(batch: Sample, online: Tensor | None, target: Tensor, gamma: float) -> Tensor:
+    """``r + gamma * Q_target(s', argmax_a Q_online(s', a))``, r where the episode terminated.
+
+    Args:
+        batch: B transitions.
+        online: (B, A) values of the successors by the online network; None takes the target's own
+            maximum (Mnih et al. 2015).
+        target: (B, A) values of the successors by the target network.
+        gamma: discount.
+
+    Returns:
+        (B,).
+
+    Paper: van Hasselt, Guez, Silver (2016), "Deep reinforcement learning with double Q-learning",
+    eq. 4.
+    """
+    best = (target if online is None else online).argmax(1, keepdim=True)
+    future = torch.where(batch.terminated, 0.0, target.gather(1, best).squeeze(1))
+    return batch.reward + gamma * future
+
+
+@register_agent("double_dqn")
+class DoubleDQN:
+    """Double Q-learning with a replay buffer, for discrete actions.
+
+    Takes Box, picture, Discrete and Dict observations; an entry ``action_mask`` of a Dict
+    observation forbids actions.
+
+    Args:
+        env: a Gymnasium vector environment, a single one, or an id.
+        seed: of parameters, actions and environments.
+        device: where it computes; default: the environments' device.
+        **hyperparameters: see ``DoubleDQNHyperparameters``.
+
+    Raises:
+        ValueError: for a bad hyperparameter, or a reward function with another discount.
+
+    Example:
+        >>> import gymnasium, rewardzoo
+        >>> envs = gymnasium.make_vec("rewardzoo/CartPole-v0", num_envs=8)
+        >>> agent = DoubleDQN(envs, learning_starts=32, batch_size=16).learn(64)
+        >>> agent.num_timesteps
+        64
+    """
+
+    Hyperparameters = DoubleDQNHyperparameters
+    default_num_envs = 64
+
+    def __init__(
+        self,
+        env: gymnasium.vector.VectorEnv[Any, Any, Any] | gymnasium.Env[Any, Any] | str,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        **hyperparameters: Any,
+    ) -> None:
+        self.hp: DoubleDQNHyperparameters = build(DoubleDQNHyperparameters, hyperparameters)
+        self.envs = _vector(env, device, self.default_num_envs)
+        self.device = check_device(device or getattr(self.envs, "device", "cpu"))
+        self.seed = seed
+        for fn in _reward_functions(self.envs):
+            fn.match_gamma(self.hp.gamma)
+        hp, space = self.hp, self.envs.single_action_space
+        if not isinstance(space, spaces.Discrete) or int(space.start) != 0:
+            raise ValueError(f"action_space={space}: expected Discrete(n); PPO takes others")
+        if hp.num_steps * self.envs.num_envs > hp.buffer_size:
+            raise ValueError(
+                f"buffer_size={hp.buffer_size}: expected at least "
+                f"{hp.num_steps * self.envs.num_envs}, the steps of one iteration"
+            )
+        self.distribution = EpsilonGreedy(int(space.n))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = QNetwork(
+                self.envs.single_observation_space, int(space.n), hp.hidden, hp.activation
+            )
+        self.network.to(self.device)
+        shared = hp.target == "shared"
+        self.target = self.network if shared else copy.deepcopy(self.network).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=hp.learning_rate)
+        self.buffer = ReplayBuffer(hp.buffer_size, self.device)
+        self.collector = Collector(self.envs, self.device)
+        self.num_timesteps = 0
+        self.iteration = 0
+        self._started = False
+        self._seeds = torch.arange(self.envs.num_envs, device=self.device) + seed
+
+    @property
+    def gamma(self) -> float:
+        """The discount."""
+        return self.hp.gamma
+
+    @property
+    def epsilon(self) -> float:
+        """The share of random actions now."""
+        hp = self.hp
+        done = min(1.0, self.num_timesteps / hp.epsilon_steps)
+        return hp.epsilon_start + done * (hp.epsilon_end - hp.epsilon_start)
+
+    # ---- one iteration -----------------------------------------------------------------------
+
+    def collect(self) -> EpisodeSums:
+        """Play ``num_steps`` steps in every environment, into the buffer."""
+        if not self._started:
+            self.collector.reset(self.seed)
+            self._started = True
+        epsilon = self.epsilon
+        rng = Rng(self._seeds, torch.full_like(self._seeds, self.iteration), 0, _AGENT_STREAM)
+
+        def act(obs: Obs, memory: Tensor, began: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+            action = self.distribution.sample(self.network(obs), noise, epsilon)
+            return action, action, memory
+
+        with torch.no_grad():
+            noise = self.distribution.noise(rng, self.hp.num_steps)
+            rollout, sums = self.collector.collect(self.hp.num_steps, act, noise)  # type: ignore[arg-type]
+        self.buffer.add(_rows(rollout))
+        return sums
+
+    def loss(self, batch: Sample) -> Tensor:
+        """The mean loss of the temporal-difference errors of a batch."""
+        hp = self.hp
+        with torch.no_grad():
+            target = self.target(batch.next_obs)
+            online = self.network(batch.next_obs) if hp.double else None
+            y = q_target(batch, online, target, hp.gamma)
+        q = self.network(batch.obs).gather(1, batch.action.unsqueeze(1)).squeeze(1)
+        fn = nn.functional.smooth_l1_loss if hp.loss == "huber" else nn.functional.mse_loss
+        return fn(q, y)
+
+    def update(self) -> Tensor:
+        """``num_updates`` gradient steps; returns (2,) mean loss and mean value."""
+        hp = self.hp
+        one = self._seeds[:1]
+        rng = Rng(one, torch.full_like(one, self.iteration), 0, _REPLAY_STREAM)
+        stats = []
+        for _ in range(hp.num_updates):
+            batch = self.buffer.sample(hp.batch_size, rng)
+            loss = self.loss(batch)
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), hp.max_grad_norm)
+            self.optimizer.step()
+            with torch.no_grad():
+                if self.target is not self.network:
+                    for slow, fast in zip(
+                        self.target.parameters(), self.network.parameters(), strict=True
+                    ):
+                        slow.lerp_(fast, hp.tau)
+                stats.append(torch.stack([loss.detach(), batch.reward.mean()]))
+        return torch.stack(stats).mean(0)
+
+    # ---- the surface that users of Stable-Baselines3 know ------------------------------------
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: Callback | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+        log_dir: str | Path | None = None,
+    ) -> DoubleDQN:
+        """Train for at least ``total_timesteps`` environment steps.
+
+        Args:
+            total_timesteps: summed over environments; rounded up to whole iterations.
+            callback: called after every iteration with the agent and its metrics; False stops.
+            reset_num_timesteps: count from 0; False goes on counting, as after ``load``.
+            progress_bar: show one.
+            log_dir: write TensorBoard files there.
+
+        Returns:
+            The agent itself.
+        """
+        if not total_timesteps >= 0:
+            raise ValueError(f"total_timesteps={total_timesteps}: expected an integer >= 0")
+        hp = self.hp
+        if reset_num_timesteps:
+            self.num_timesteps = 0
+        first, start, clock = self.num_timesteps, 0, time.perf_counter()
+        target = first + total_timesteps
+        with Logger(total_timesteps, log_dir, progress_bar) as logger:
+            while self.num_timesteps < target:
+                if hp.anneal_lr:
+                    left = 1.0 - self.num_timesteps / target
+                    self.optimizer.param_groups[0]["lr"] = hp.learning_rate * left
+                epsilon = self.epsilon
+                sums = self.collect()
+                self.num_timesteps += hp.num_steps * self.envs.num_envs
+                parts = None
+                if self.num_timesteps >= hp.learning_starts:
+                    parts = self.update()
+                learned: dict[str, Any] = {}
+                for fn in _reward_functions(self.envs):
+                    learned.update({f"reward/{k}": float(v) for k, v in fn.update().items()})
+                for env in _reward_wrappers(self.envs):
+                    env.raise_if_unpayable()
+                self.iteration += 1
+                metrics = _metrics(parts, sums, self.num_timesteps)
+                metrics["train/epsilon"] = epsilon
+                now = time.perf_counter()
+                metrics["time/sps"] = (self.num_timesteps - first - start) / (now - clock)
+                start, clock = self.num_timesteps - first, now
+                metrics.update(learned)
+                stop = callback is not None and callback(self, metrics) is False
+                logger.log(metrics, self.num_timesteps, self.num_timesteps - first)
+                if stop:
+                    break
+        return self
+
+    @torch.no_grad()
+    def outputs(self, obs: Obs) -> Tensor:
+        """Action values, (N, A)."""
+        return self.network(obs)
+
+    @torch.no_grad()
+    def act(
+        self, obs: Obs, memory: Tensor, began: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Actions and the (empty) memory; with noise, epsilon-greedy at the final epsilon."""
+        q = self.network(obs)
+        if noise is None:
+            return q.argmax(1), memory
+        return self.distribution.sample(q, noise, self.hp.epsilon_end), memory
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[Any, Any]:
+        """Actions for one observation or a batch of them, as NumPy arrays.
+
+        Args:
+            observation: of one environment, or with a leading batch axis.
+            state: passed through; there is no memory.
+            episode_start: unused.
+            deterministic: take the greedy action; otherwise explore at the final epsilon.
+
+        Returns:
+            The actions, and None.
+        """
+        obs = to_torch(observation, self.device)
+        single = trees.first(obs).ndim == _space_ndim(self.envs.single_observation_space)
+        if single:
+            obs = trees.mapped(obs, lambda x: x.unsqueeze(0))
+        count = trees.first(obs).shape[0]
+        noise = None
+        if not deterministic:
+            draw = torch.randint(2**31, (1,), device=self.device)
+            rows = torch.arange(count, device=self.device)
+            noise = self.distribution.noise(Rng(draw + rows, 0 * rows, 0, _AGENT_STREAM), 1)[0]
+        nothing = torch.zeros(count, 0, device=self.device)
+        action, _ = self.act(obs, nothing, torch.zeros(count, dtype=torch.bool), noise)
+        return to_numpy(action[0] if single else action), None
+
+    def evaluate(
+        self,
+        env: gymnasium.vector.VectorEnv[Any, Any, Any],
+        num_episodes: int = 100,
+        deterministic: bool = True,
+        seed: int = 1_000_000,
+    ) -> dict[str, Tensor]:
+        """Play ``num_episodes`` fresh episodes; see ``agents.common.evaluation.evaluate``."""
+        return evaluate(self, env, num_episodes, deterministic, seed)  # type: ignore[arg-type]
+
+    def save(self, path: str | Path) -> None:
+        """Write everything that training depends on, the replay buffer included, atomically."""
+        state: dict[str, Any] = {
+            "algorithm": "double_dqn",
+            "hyperparameters": asdict(self.hp),
+            "spaces": self._spaces(),
+            "seed": self.seed,
+            "num_timesteps": self.num_timesteps,
+            "iteration": self.iteration,
+            "network": self.network.state_dict(),
+            "target": self.target.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "buffer": self.buffer.state_dict(),
+        }
+        if self._started:
+            state["collector"] = self.collector.state_dict()
+        save_checkpoint(path, state)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        env: gymnasium.vector.VectorEnv[Any, Any, Any] | gymnasium.Env[Any, Any] | str,
+        device: torch.device | str | None = None,
+    ) -> DoubleDQN:
+        """Continue exactly where ``save`` was called.
+
+        With the same number of environments, and environments that can save their state, training
+        goes on as if it had never stopped; otherwise it goes on with new episodes.
+
+        Raises:
+            CheckpointError: if the file is no whole checkpoint of it, or of another environment.
+        """
+        target = check_device(device or getattr(env, "device", "cpu"))
+        content = load_checkpoint(path, "double_dqn", target)
+        agent = cls(env, content["seed"], target, **content["hyperparameters"])
+        if content["spaces"] != agent._spaces():
+            raise CheckpointError(
+                f"checkpoint {str(path)!r}: it was saved for {content['spaces']}, and this "
+                f"environment has {agent._spaces()}"
+            )
+        agent.network.load_state_dict(content["network"])
+        agent.target.load_state_dict(content["target"])
+        agent.optimizer.load_state_dict(content["optimizer"])
+        agent.buffer.load_state_dict(content["buffer"])
+        agent.num_timesteps, agent.iteration = content["num_timesteps"], content["iteration"]
+        collector = content.get("collector")
+        if collector is not None and collector["memory"].shape[0] == agent.envs.num_envs:
+            agent.collector.reset(agent.seed)
+            agent.collector.load_state_dict(collector)
+            agent._started = True
+        return agent
+
+    def _spaces(self) -> str:
+        return f"{self.envs.single_observation_space} and {self.envs.single_action_space}"
+
+
+def _rows(rollout: Rollout) -> Sample:
+    """The transitions of a rollout; dead steps are left out."""
+    rows = Sample(
+        trees.flat(rollout.obs),
+        trees.flat(rollout.action),
+        trees.flat(rollout.reward),
+        trees.flat(rollout.next_obs),
+        trees.flat(rollout.terminated),
+    )
+    if rollout.valid is None:
+        return rows
+    alive = trees.flat(rollout.valid).nonzero().squeeze(1)
+    return Sample(*(trees.rows(x, alive) for x in rows))
+
+
+def _metrics(parts: Tensor | None, sums: EpisodeSums, steps: int) -> dict[str, float]:
+    """All numbers of an iteration, read from the device at once."""
+    episodes = torch.stack([x.to(torch.float32) for x in sums])
+    none = torch.full((2,), torch.nan, device=episodes.device)
+    loss, paid, count, *totals = torch.cat([none if parts is None else parts, episodes]).tolist()
+    metrics = {"train/q_loss": loss, "train/batch_reward": paid}
+    for name, total in zip(("return", "objective", "length"), totals, strict=True):
+        metrics[f"rollout/ep_{name}"] = total / count if count else torch.nan
+    metrics["rollout/episodes"] = count
+    metrics["time/total_timesteps"] = float(steps)
+    return metrics
