@@ -207,7 +207,7 @@ def final_obs(obs: Obs, info: dict[str, Any], take: Callable[[Any], Any]) -> Obs
         return last
     mask = np.asarray(info["_final_obs"])
     if isinstance(last, np.ndarray) and last.dtype == object:
-        rows = np.flatnonzero(mask)
+        (rows,) = mask.nonzero()
         return _replace_rows(obs, rows, [last[i] for i in rows])
     if isinstance(last, dict):
         last = {k: v for k, v in last.items() if not k.startswith("_")}
