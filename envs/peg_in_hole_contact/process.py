@@ -7,6 +7,7 @@ seeded with ``s`` draws what a single environment seeded with ``s`` draws.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -139,6 +140,44 @@ class Process:
     def _arrays(self) -> dict[str, NDArray[Any]]:
         own = {k: getattr(self, k) for k in ("seed", "episode", "time", "makespan", "attempts")}
         return {**own, "ft": self.ft, **self.simulator.arrays()}
+
+
+def play(
+    count: int,
+    params: PegInHoleContactParams,
+    give_up: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.bool_]],
+    seed: int = 0,
+    threads: int | None = None,
+) -> tuple[NDArray[np.float64], Rows, NDArray[np.bool_]]:
+    """Run ``count`` episodes, one a lane, until each is over.
+
+    Args:
+        count: lanes.
+        params: the environment's constants.
+        give_up: from the windows (K, 6, W) and seconds in the attempt (K,) of running lanes to
+            (K,) bool. It is not asked before an attempt's first window.
+        seed: lane ``i`` is an environment seeded with ``seed + i``.
+        threads: of physics; None takes all that the process may use.
+
+    Returns:
+        Makespans (count,) s, attempts (count,), and whether the last attempt succeeded (count,).
+    """
+    process = Process(count, params, threads)
+    process.seed[:] = seed + np.arange(count)
+    rows = np.arange(count)
+    process.start(rows)
+    success = np.zeros(count, dtype=bool)
+    while len(rows):
+        elapsed = process.elapsed[rows]
+        abort = np.zeros(len(rows), dtype=bool)
+        asked = elapsed > 0
+        if asked.any():
+            abort[asked] = give_up(process.ft[rows[asked]], elapsed[asked])
+        step = process.step(rows, abort)
+        success |= step.ended == SUCCESS
+        over = (step.ended == SUCCESS) | step.exhausted
+        rows = rows[~over[rows]]
+    return process.makespan, process.attempts, success
 
 
 def record_attempts(
