@@ -14,11 +14,11 @@ help:  ## list the targets
 	touch $@
 
 .venv/dev: .venv/base
-	$(PIP) -e ".[dev]"
+	$(PIP) -e ".[dev,nethack,mujoco,pettingzoo,llm]"
 	touch $@
 
 .venv/docs: .venv/base
-	$(PIP) -e ".[docs]"
+	$(PIP) -e ".[docs,nethack,mujoco]"
 	touch $@
 
 .venv/bench: .venv/base

@@ -267,6 +267,7 @@ def doctor(
     extras = {
         "nethack": ("nle", "NetHack and MiniHack"),
         "mujoco": ("mujoco", "contact physics"),
+        "pettingzoo": ("pettingzoo", "games of several agents"),
         "llm": ("llama_cpp", "a local language model"),
         "rlhf": ("transformers", "language-model training"),
         "ray": ("ray", "clusters"),
