@@ -234,7 +234,8 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the workers."""
-        self._finalizer()
+        if hasattr(self, "_finalizer"):  # Gymnasium closes what was never made, too
+            self._finalizer()
 
     # ---- failures ----------------------------------------------------------------------------
 

@@ -6,7 +6,10 @@ from typing import Any
 
 from rewardzoo.registration import register_simulator
 
+from .levels import LEVELS
+
 _GAME = "rewardzoo.envs.nethack.game:Game"
+_EXTENDED = "rewardzoo.envs.nethack.extended:ExtendedGame"
 _LEVEL = "rewardzoo.envs.nethack.minihack:MiniHackGame"
 _KEY_ROOM = "rewardzoo.envs.nethack.minihack:KeyRoomGame"
 
@@ -29,27 +32,27 @@ for _name, _task in (
     ("Oracle", "oracle"), ("Gold", "gold"), ("Eat", "eat"), ("Scout", "scout"),
 ):  # fmt: skip
     _register(f"NetHack{_name}", 5000, task=_task)
-    _register(f"NetHack{_name}ExtendedActions", 5000, task=_task, extended=True)
+    _register(f"NetHack{_name}ExtendedActions", 5000, _EXTENDED, task=_task)
 for _name, _rule in (
     ("StaircaseLvl2", {"task": "descent", "level": 2}),
     ("StaircaseLvl3", {"task": "descent", "level": 3}),
     ("StaircaseLvl4", {"task": "descent", "level": 4}),
     ("OracleSober", {"task": "oracle_sober"}),
 ):
-    for _continual in (False, True):
-        for _extended in (False, True):
-            _register(
-                f"NetHack{_name}{'Continual' * _continual}{'ExtendedActions' * _extended}",
-                5000,
-                **_rule,
-                continual=_continual,
-                extended=_extended,
-            )
-for _name, _limit in (("Fixed-S5", 200), ("S5", 200), ("S15", 400), ("Dark-S5", 200),
-                      ("Dark-S15", 400)):  # fmt: skip
-    _register(
-        f"MiniHackKeyRoom{_name.replace('-', '')}",
-        _limit,
-        _KEY_ROOM,
-        level=f"MiniHack-KeyRoom-{_name}-v0",
-    )
+    for _suffix, _continual in (("", False), ("Continual", True)):
+        _register(f"NetHack{_name}{_suffix}", 5000, **_rule, continual=_continual)
+        _register(
+            f"NetHack{_name}{_suffix}ExtendedActions",
+            5000,
+            _EXTENDED,
+            **_rule,
+            continual=_continual,
+        )
+for _limit, _levels in LEVELS.items():
+    for _level in _levels.split():
+        _register(
+            f"MiniHack{_level.replace('-', '')}",
+            _limit,
+            _KEY_ROOM if _level.startswith("KeyRoom") else _LEVEL,
+            level=f"MiniHack-{_level}-v{int(_level.startswith('Sokoban'))}",
+        )

@@ -44,7 +44,7 @@ class NetHackEnv(gymnasium.Env[Any, Any]):
     points, 12 depth, 13 gold, 18 experience level, 20 turns, 23 dungeon, 24 level in it, 25
     conditions); ``message`` (256,) uint8. Any of NLE's others, and windows around the hero:
     ``glyphs_crop``, ``chars_crop``, ``colors_crop``, ``specials_crop`` (crop, crop). After death
-    all are zero, as NetHack leaves them; after a success they show the true last state.
+    they are blank, as NetHack leaves them; after a success they show the true last state.
 
     Action: Discrete over named commands (``action_names``). NetHack's tasks: ``MORE``, 8 steps, 8
     long moves, ``UP``, ``DOWN``, ``WAIT``, ``KICK``, ``EAT``, ``SEARCH``; with

@@ -85,11 +85,13 @@ class Game:
         self._penalty = penalty(penalty_mode, penalty_step)
         self._penalty_time = penalty_time
         self._level_seed, self._character = level_seed, character
-        self._all_questions = self._all_modes = False
         self._rng: np.random.Generator | None = None
         self.observation_keys = tuple(observation_keys)
-        self.task = self._make_task(task, rules)
-        names, self._keys = action_keys(actions or self._default_actions())
+        self.task: Any = self._make_task(task, rules)
+        self._all_questions = self._all_modes = self.task.unaided
+        names, self._keys = action_keys(
+            self._default_actions() if actions is None else actions
+        )
         self.action_names = tuple(names)
         self.action_space = spaces.Discrete(len(names))
         self.info_fields = {
@@ -97,7 +99,7 @@ class Game:
             "end_status": int, **self.task.info_fields,
         }  # fmt: skip
         self._crop = crop
-        self._penalised = self.task.penalised
+        self._penalised, self._patience = self.task.penalised, self.task.patience
         self.observation_space = self._space()
         self._drawn = drawn
         self._engine: Any = None
@@ -190,8 +192,12 @@ class Game:
 
     def step(self, action: Any) -> tuple[float, bool, bool]:
         """Press the action's key, answer what must be answered, and judge."""
-        internal = self.internal
         self._press(self._keys[action])
+        return self.judged()
+
+    def judged(self) -> tuple[float, bool, bool]:
+        """The outcome of the keys that were pressed."""
+        internal = self.internal
         if internal[1] or internal[2] or internal[3] or self.program_state[0]:
             self._answer()
         if self._over():
@@ -207,7 +213,7 @@ class Game:
         if self._penalised:
             reward += self._penalty(self._frozen) + elapsed * self._penalty_time
         if status == RUNNING:
-            return reward, False, False
+            return reward, False, self._frozen >= self._patience
         self._end_status[0] = status
         return reward, True, False
 

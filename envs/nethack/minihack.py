@@ -48,6 +48,25 @@ def _resource_filename(package: str, name: str) -> str:
     return str(resources.files(package) / name)
 
 
+def _unsized(grid: str) -> str:
+    """An id of a MiniGrid crossing that ignores MiniHack's width and height, which it refuses."""
+    import gymnasium
+    import minigrid  # noqa: F401  (registers the crossings)
+
+    id = grid.replace("MiniGrid-", "MiniGrid-Unsized")
+    if id not in gymnasium.registry:
+        spec = gymnasium.registry[grid]
+        gymnasium.register(id, entry_point=crossing, kwargs=dict(spec.kwargs))
+    return id
+
+
+def crossing(width: int, height: int, **arguments: Any) -> Any:
+    """A MiniGrid crossing of its own size."""
+    from minigrid.envs import CrossingEnv
+
+    return CrossingEnv(**arguments)
+
+
 class MiniHackGame(Game):
     """A MiniHack level as an engine.
 
@@ -67,10 +86,12 @@ class MiniHackGame(Game):
         spec = gymnasium.registry[level]
         module, _, name = str(spec.entry_point).partition(":")
         kind = getattr(importlib.import_module(module), name)
+        own = dict(spec.kwargs)
+        if "Crossing" in own.get("env_name", ""):
+            own["env_name"] = _unsized(own["env_name"])
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*wizkit.*")
-            # It says which keys it needs itself; all are there, few are filled (see attach).
-            self._inner = kind(**spec.kwargs, render_mode=None, fix_moon_phase=True)
+            warnings.filterwarnings("ignore", category=DeprecationWarning)  # of MiniGrid's ids
+            self._inner = kind(**own, render_mode=None, fix_moon_phase=True)
         self._check_level()
         super().__init__(task="", actions=actions, **arguments)
         self._all_questions = self._inner._allow_all_yn_questions
@@ -182,7 +203,6 @@ class Goal(Staircase):
     """The level's reward for reaching the stairs down."""
 
     def __init__(self, inner: Any) -> None:
-        super().__init__()
         self._win, self.on_death = float(inner.reward_win), float(inner.reward_lose)
 
     def judge(self, game: Any) -> tuple[float, int]:
@@ -194,7 +214,6 @@ class OwnRules(Staircase):
     """Whatever the level's own class judges; the clock's penalty is part of it where it has one."""
 
     def __init__(self, inner: Any) -> None:
-        super().__init__()
         from minihack.envs.sokoban import Sokoban
 
         self._inner = inner

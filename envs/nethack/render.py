@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,12 +35,11 @@ def _glyphs() -> Any:
 
 
 def _font() -> Any:
-    for name in ("DejaVuSansMono.ttf", "LiberationMono-Regular.ttf", "Menlo.ttc", "consola.ttf"):
-        try:
-            return ImageFont.truetype(name, 13)
-        except OSError:
-            continue
-    return ImageFont.load_default(13)  # Pillow's own: not of one width, but centred in its cell
+    """DejaVu Sans Mono, which comes with Matplotlib."""
+    spec = importlib.util.find_spec("matplotlib")
+    assert spec is not None and spec.origin is not None
+    file = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSansMono.ttf"
+    return ImageFont.truetype(str(file), 13)
 
 
 def frame(chars: Any, colours: Any, cursor: Any) -> np.ndarray:

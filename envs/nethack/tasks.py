@@ -22,11 +22,7 @@ _KILL = re.compile(rb"You (?:kill|destroy) ")
 
 
 class Task:
-    """A rule; ``judge`` returns the reward of a step, and whether and how the task ended with it.
-
-    Args:
-        extended: five more actions (cast, quaff, pray, pick up, pay).
-    """
+    """A rule; ``judge`` returns the reward of a step and whether and how the task ended."""
 
     needs: tuple[str, ...] = ()
     """Observations that it reads beyond glyphs, blstats and message."""
@@ -37,16 +33,12 @@ class Task:
     questions: tuple[bytes, ...] = _QUESTIONS
     """Questions that the agent answers itself contain one of these."""
     info_fields: dict[str, type] = {}
-
-    def __init__(self, extended: bool = False) -> None:
-        self.extended = extended
-        if extended:
-            self.questions = (*_QUESTIONS, b"drink")
-
-    @property
-    def actions(self) -> str:
-        """The default set of actions."""
-        return "extended" if self.extended else "task"
+    actions = "task"
+    """The default set of actions."""
+    unaided = False
+    """Whether the agent clicks on and answers everything itself."""
+    patience = 1 << 62
+    """Steps in which the game's clock may stand still before the episode is cut off."""
 
     def options(self, default: Sequence[str]) -> Sequence[str]:
         """NetHack's options."""
@@ -82,11 +74,7 @@ class FreeScore(Score):
     """The score without a penalty, with NLE's 86 useful keys."""
 
     penalised = False
-
-    @property
-    def actions(self) -> str:
-        """See ``Task``."""
-        return "useful"
+    actions = "useful"
 
 
 class Staircase(Task):
@@ -100,8 +88,7 @@ class Staircase(Task):
 class StaircasePet(Staircase):
     """1 for standing on stairs down with the pet beside the hero."""
 
-    def __init__(self, extended: bool = False) -> None:
-        super().__init__(extended)
+    def __init__(self) -> None:
         from nle import nethack
 
         self._pets = nethack.GLYPH_PET_OFF, nethack.GLYPH_PET_OFF + nethack.NUMMONS
@@ -128,8 +115,7 @@ def _oracle_glyph() -> int:
 class Oracle(Staircase):
     """1 for standing beside the Oracle."""
 
-    def __init__(self, extended: bool = False) -> None:
-        super().__init__(extended)
+    def __init__(self) -> None:
         self._glyph = _oracle_glyph()
 
     def beside(self, game: Any) -> bool:
@@ -207,12 +193,11 @@ class Scout(Task):
 
 
 class Challenge(Score):
-    """The NetHack Challenge: a random hero, all keys, no key pressed for the agent."""
+    """The NetHack Challenge (Hambro et al. 2022): all keys, none pressed for the agent."""
 
-    @property
-    def actions(self) -> str:
-        """See ``Task``."""
-        return "all"
+    actions = "all"
+    unaided = True
+    patience = 10_000
 
 
 class Sparse(Task):
@@ -220,15 +205,13 @@ class Sparse(Task):
 
     Args:
         continual: success pays once and the episode goes on until death.
-        extended: five more actions.
     """
 
     penalised = False
     bonus = 50.0
     info_fields = {"scout": int, "kills": int}
 
-    def __init__(self, continual: bool = False, extended: bool = False) -> None:
-        super().__init__(extended)
+    def __init__(self, continual: bool = False) -> None:
         self.continual = continual
 
     def start(self, game: Any) -> None:
@@ -266,11 +249,10 @@ class Descent(Sparse):
     Args:
         level: the level to arrive on.
         continual: success pays once and the episode goes on until death.
-        extended: five more actions.
     """
 
-    def __init__(self, level: int = 2, continual: bool = False, extended: bool = False) -> None:
-        super().__init__(continual, extended)
+    def __init__(self, level: int = 2, continual: bool = False) -> None:
+        super().__init__(continual)
         if not level >= 2:
             raise ValueError(f"level={level}: expected an integer >= 2")
         self.level = level
@@ -299,8 +281,8 @@ class Descent(Sparse):
 class SparseOracle(Sparse):
     """Standing beside the Oracle."""
 
-    def __init__(self, continual: bool = False, extended: bool = False) -> None:
-        super().__init__(continual, extended)
+    def __init__(self, continual: bool = False) -> None:
+        super().__init__(continual)
         self._glyph = _oracle_glyph()
 
     def succeeded(self, game: Any) -> bool:
