@@ -18,6 +18,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .llm.commands import app as llm
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -25,6 +27,7 @@ app = typer.Typer(
     help="Specify, learn, shape, compare and break rewards.",
     epilog="Example: rewardzoo run quickstart",
 )
+app.add_typer(llm, name="llm")
 console = Console()
 _state: dict[str, Any] = {"debug": False, "plugins": ()}
 
