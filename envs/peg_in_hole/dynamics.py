@@ -69,9 +69,8 @@ class PegInHoleParams:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name in ("p", "rho_tn", "rho_fn"):
-            _check(name, getattr(self, name), 0.0, 1.0)
-        _check("p", self.p, 1e-6, 1.0)
+        for name, low in (("p", 1e-6), ("rho_tn", 0.0), ("rho_fn", 0.0)):
+            _check(name, getattr(self, name), low, 1.0)
         for name in ("mts", "mtf", "d_tn", "d_fn", "reset_time", "start_time"):
             _check(name, getattr(self, name), 0.0, math.inf)
         _check("mtf", self.mtf, 1e-6, math.inf)
