@@ -81,4 +81,5 @@ class Patients:
         """The least-squares judge of clinicians' choices."""
         func = SepsisICU()
         policy, visits = torch.tensor(func.expert_policy), torch.tensor(func.expert_visits)
-        return LinearJudge.of_policy(self.centres.cpu(), policy, visits).to(self.device)
+        centres = torch.tensor(func.evidence_table)
+        return LinearJudge.of_policy(centres, policy, visits).to(self.device)

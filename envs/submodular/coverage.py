@@ -111,7 +111,15 @@ class SubmodularNests(SubmodularCoverage):
     (Matérn-5/2); real sites are read by ``rewardzoo.envs.submodular.data.load_nests`` and given as
     ``weights``.
 
-    Dynamics, observation, action: those of SubmodularCoverage.
+    Dynamics: those of SubmodularCoverage.
+
+    Observation: as in SubmodularCoverage.
+
+    Action: Discrete(5): stay, right, down, left, up.
+
+    Start state: as in SubmodularCoverage.
+
+    End of episode: terminated after ``horizon - 1`` steps.
 
     Objective: expected nests seen for the first time.
 

@@ -109,7 +109,15 @@ class BuildingParams(RoomsParams):
 class SubmodularBuilding(SubmodularTwoRooms):
     """Search a floor of six rooms on a corridor: doors are the bottlenecks.
 
-    Dynamics, observation, action: those of SubmodularTwoRooms, on a larger plan.
+    Dynamics: those of SubmodularTwoRooms, on a larger plan.
+
+    Observation: as in SubmodularCoverage.
+
+    Action: Discrete(5): stay, right, down, left, up.
+
+    Start state: the entrance of the plan.
+
+    End of episode: terminated after ``horizon - 1`` steps.
 
     Objective: free cells seen for the first time.
 
