@@ -117,20 +117,27 @@ class LinearJudge(nn.Module):
 
     @classmethod
     def of_policy(
-        cls, features: Tensor, policy: Tensor, visits: Tensor, floor: float = 1e-4
+        cls,
+        features: Tensor,
+        policy: Tensor,
+        visits: Tensor,
+        balanced: bool = True,
+        floor: float = 1e-4,
     ) -> LinearJudge:
-        """The least-squares fit of the action-balanced Bayes score ``log(pi(a|s) / pibar(a))``.
+        """The least-squares fit of the Bayes score of ``bayes_accuracy``.
 
         Args:
             features: (S, F).
             policy: (S, A), whose choices are the preferred actions.
             visits: (S,), how often each state is met.
+            balanced: take away how popular each action is.
             floor: probabilities below it count as it: the logarithm of 0 fits nothing.
         """
         w = (visits / visits.sum()).to(torch.float64)
         x = torch.cat([features, torch.ones(len(features), 1)], 1).to(torch.float64)
         target = policy.to(torch.float64).clamp(min=floor).log()
-        target = target - (w @ policy.to(torch.float64)).clamp(min=floor).log()
+        if balanced:
+            target = target - (w @ policy.to(torch.float64)).clamp(min=floor).log()
         gram = x.T @ (w.unsqueeze(1) * x) + 1e-3 * torch.eye(x.shape[1], dtype=torch.float64)
         solved = torch.linalg.solve(gram, x.T @ (w.unsqueeze(1) * target))
         return cls(solved[:-1].T, solved[-1])
