@@ -147,9 +147,10 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         if self._obs is None and mask is not None:
             raise gymnasium.error.ResetNeeded("the first reset cannot have a reset_mask")
         rows = np.ones(self.num_envs, bool) if mask is None else self._check_mask(mask)
+        seeds = None
         if seed is not None or self._obs is None:
-            self._arrays["seed"][rows] = self._seeds(seed)[rows]
-        self._reset_rows(self.workers, rows)
+            seeds = self._seeds(seed)
+        self._reset_rows(self.workers, rows, seeds)
         self._arrays["flags"][:, rows] = False
         self._arrays["floats"][:2, rows] = 0.0
         self._arrays["ints"][0, rows] = 0
@@ -259,15 +260,24 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             mask[rows] = True
             self._reset_rows([worker], mask)
 
-    def _reset_rows(self, workers: Sequence[Worker], mask: NDArray[np.bool_]) -> None:
+    def _reset_rows(
+        self,
+        workers: Sequence[Worker],
+        mask: NDArray[np.bool_],
+        seeds: NDArray[np.int64] | None = None,
+    ) -> None:
         """Begin the next episode of the rows in ``mask``, which ``workers`` own."""
         self._arrays["mask"][...] = mask
         concerned = [w for w in workers if mask[w.job.rows.start : w.job.rows.stop].any()]
+        if seeds is not None:
+            self._arrays["seed"][mask] = seeds[mask]
         for worker in concerned:
             worker.send(RESET)
         for worker in concerned:
             while problem := worker.wait():
-                self._replace(worker, problem)
+                rows = self._replace(worker, problem)
+                if seeds is not None:
+                    self._arrays["seed"][rows][mask[rows]] = seeds[rows][mask[rows]]
                 worker.send(RESET)
 
     def _replace(self, worker: Worker, problem: str) -> slice:
