@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -17,7 +18,7 @@ from gymnasium.vector import AutoresetMode
 from rewardzoo.agents.ppo import PPO
 from rewardzoo.autoreset import StepTracker
 from rewardzoo.engines import GymnasiumEngine, leaves, own_buffers, tree
-from rewardzoo.rewards.base import env_reward
+from rewardzoo.rewards.base import RewardFunction, env_reward
 from rewardzoo.rewards.wrappers import VectorRewardWrapper
 from rewardzoo.simulator import SimulatorVectorEnv
 from rewardzoo.testing import check_vector_env
@@ -302,6 +303,48 @@ def test_training_goes_on_when_a_worker_dies() -> None:
         agent.learn(6 * 16, callback=kill)
     assert envs.restarts == 1 and len(seen) == 6
     envs.close()
+
+
+def test_checkpoint_on_worlds_that_cannot_be_saved_keeps_the_learned_reward(
+    tmp_path: Path,
+) -> None:
+    """Training goes on with new episodes, and with all that agent and reward have learned."""
+
+    class Seen(RewardFunction):
+        """Counts the steps of each row's episode, and all steps."""
+
+        def bind(self, num_envs: int, device: Any, spaces: Any) -> None:
+            super().bind(num_envs, device, spaces)
+            self.steps, self.total = torch.zeros(num_envs), torch.zeros(())
+
+        def reset(self, mask: torch.Tensor, obs: Any) -> None:
+            self.steps = torch.where(mask, 0.0, self.steps)
+
+        def __call__(self, t: Any) -> torch.Tensor:
+            self.steps, self.total = self.steps + 1, self.total + len(t.reward)
+            return self.steps.clone()
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"steps": self.steps, "total": self.total}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.steps, self.total = state["steps"], state["total"]
+
+    def envs() -> VectorRewardWrapper:
+        made = SimulatorVectorEnv(2, GymnasiumEngine, env="CartPole-v1", num_workers=1)
+        return VectorRewardWrapper(made, Seen())
+
+    first, second = envs(), envs()
+    agent = PPO(first, num_steps=4, num_minibatches=2, hidden=(8,)).learn(16)
+    agent.save(tmp_path / "agent.pt")
+    again = PPO.load(tmp_path / "agent.pt", second)
+    assert again.num_timesteps == 16
+    assert torch.equal(agent.parameters, again.parameters)
+    assert second.reward_function.total == 16 and not second.reward_function.steps.any()
+    again.learn(8, reset_num_timesteps=False)
+    assert second.reward_function.total == 24
+    for wrapped in (first, second):
+        wrapped.close()
 
 
 def test_no_process_is_left_behind() -> None:

@@ -160,19 +160,34 @@ class Collector:
             "memory": self.memory,
             "running": self._running,
         }
-        if hasattr(self.envs, "state_dict"):
+        if hasattr(self.envs.unwrapped, "state_dict"):
             state["envs"] = self.envs.state_dict()
+        else:  # a simulator's worlds cannot be saved, what was learned of their reward can
+            state["rewards"] = [fn.state_dict() for fn in self._reward_functions()]
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Continue; returns False if the environments had to start new episodes instead."""
-        self._running = state["running"].to(self.device)
+        """Continue, after ``reset``; returns False if the environments start new episodes."""
         if "envs" not in state:
+            for fn, saved in zip(self._reward_functions(), state["rewards"], strict=True):
+                fn.load_state_dict(saved)
+                fn.reset(self.tracker.began, self.tracker.obs)
             return False
+        self._running = state["running"].to(self.device)
         self.envs.load_state_dict(state["envs"])  # type: ignore[attr-defined]
         self.tracker.load_state_dict(state["tracker"])
         self.memory = state["memory"].to(self.device)
         return True
+
+
+    def _reward_functions(self) -> list[Any]:
+        """Of the wrappers around the environments, the outermost first."""
+        found, env = [], self.envs
+        while isinstance(env, gymnasium.vector.VectorWrapper):
+            if hasattr(env, "reward_function"):
+                found.append(env.reward_function)
+            env = env.env
+        return found
 
 
 class CompiledCollector(Collector):
