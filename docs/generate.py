@@ -17,7 +17,14 @@ import gymnasium
 from PIL import Image
 
 import rewardzoo  # noqa: F401
-from rewardzoo.registration import AGENTS, EXPERIMENTS, REWARDS, documented_class, env_ids
+from rewardzoo.registration import (
+    AGENTS,
+    EXPERIMENTS,
+    REWARDS,
+    documented_class,
+    env_ids,
+    functional_ids,
+)
 
 HERE = Path(__file__).parent
 OUT = HERE / "generated"
@@ -66,25 +73,31 @@ def picture(id: str) -> Image.Image | None:
     return Image.fromarray(env.render())
 
 
-def env_card(id: str) -> str:
-    """The page of an environment; writes its picture beside it."""
+def page_of(id: str) -> str:
+    """The page of an environment; those that share a simulator's class share a page."""
+    if id in functional_ids():
+        return id.split("/")[1]
+    return documented_class(id).__name__.removesuffix("Env")
+
+
+def env_card(page: str, ids: list[str]) -> str:
+    """A page of one environment, or of several that share a class; writes its picture beside it."""
+    id = ids[0]
     env: Any = gymnasium.make(id).unwrapped
     func = getattr(env, "func", None)
-    name = id.split("/")[1]
-    lines = [f"# {id}", ""]
+    lines = [f"# {id if len(ids) == 1 else page}", ""]
     if "rgb_array" in env.metadata["render_modes"]:
         image = picture(id)
         if image is not None:
-            image.save(OUT / f"{name}.png")
-            lines += [f"![{name} after a few random steps]({name}.png)", ""]
-    limit = gymnasium.spec(id).max_episode_steps
+            image.save(OUT / f"{page}.png")
+            lines += [f"![{page} after a few random steps]({page}.png)", ""]
     lines += [
         "| | value |",
         "|---|---|",
         f"| make | `gymnasium.make({id!r})` |",
         f"| observation space | `{env.observation_space}` |".replace("\n", " "),
         f"| action space | `{env.action_space}` |",
-        f"| truncated after | {limit} steps |",
+        f"| truncated after | {gymnasium.spec(id).max_episode_steps} steps |",
         "",
         paragraphs(documented_class(id).__doc__),
         "",
@@ -92,6 +105,9 @@ def env_card(id: str) -> str:
         "",
     ]
     env.close()
+    if len(ids) > 1:
+        lines += ["## Ids", "", "| id | truncated after |", "|---|---|"]
+        lines += [f"| `{i}` | {gymnasium.spec(i).max_episode_steps} steps |" for i in ids]
     return "\n".join(lines)
 
 
@@ -124,12 +140,15 @@ def main() -> None:
     """Write all pages anew."""
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
-    index = ["# Environments", "", "| id | what it is |", "|---|---|"]
+    pages: dict[str, list[str]] = {}
     for id in env_ids():
-        name = id.split("/")[1]
-        write(f"{name}.md", env_card(id))
-        first = paragraphs(documented_class(id).__doc__).splitlines()[0]
-        index.append(f"| [{id}]({name}.md) | {first} |")
+        pages.setdefault(page_of(id), []).append(id)
+    index = ["# Environments", "", "| environment | ids | what it is |", "|---|---|---|"]
+    for page, ids in pages.items():
+        write(f"{page}.md", env_card(page, ids))
+        first = paragraphs(documented_class(ids[0]).__doc__).splitlines()[0]
+        names = f"`{ids[0]}`" if len(ids) == 1 else f"`{ids[0]}` and {len(ids) - 1} more"
+        index.append(f"| [{page}]({page}.md) | {names} | {first} |")
     write("environments.md", "\n".join(index))
     _ = list(EXPERIMENTS)
     rewards = [
@@ -144,19 +163,19 @@ def main() -> None:
         for name in AGENTS
     ]
     write("agents.md", "\n\n".join(["# Agents", *agents]))
-    pages = ["# Experiments"]
+    chapters = ["# Experiments"]
     for name in EXPERIMENTS:
         e = EXPERIMENTS[name]
         arms = "\n".join(
             f"| {a.label} | {code(a.env)} | {a.text} | {code(a.agent)} |" for a in e.grid
         )
         claims = "\n".join(f"- {claim.sentence}" for claim in e.claims)
-        pages.append(
+        chapters.append(
             f"## {name}: {e.title}\n\nPaper: {e.paper}\n\n```bash\nrewardzoo run {name}\n```\n\n"
             f"| arm | environment | reward | agent |\n|---|---|---|---|\n{arms}\n\n"
             f"Claims that can come out false:\n\n{claims}"
         )
-    write("experiments.md", "\n\n".join(pages))
+    write("experiments.md", "\n\n".join(chapters))
 
 
 if __name__ == "__main__":

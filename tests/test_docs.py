@@ -38,7 +38,7 @@ def test_every_environment_has_a_card(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(generate, "OUT", tmp_path / "generated")
     generate.main()
     for id in env_ids():
-        text = (tmp_path / "generated" / f"{id.split('/')[1]}.md").read_text()
+        text = (tmp_path / "generated" / f"{generate.page_of(id)}.md").read_text()
         assert id in text and "## Objective" in text and "## Paper" in text
     rewards = (tmp_path / "generated" / "rewards.md").read_text()
     assert "falling_sofa" in rewards and "- `high`: greatest reward." in rewards
