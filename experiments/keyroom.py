@@ -8,6 +8,7 @@ only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from rewardzoo.agents.ppo import PPO
+from rewardzoo.autoreset import StepTracker
+from rewardzoo.metrics.statistics import bootstrap_curve, paired_difference, stratified_bootstrap
+from rewardzoo.results import Results, Verdict
 from rewardzoo.rewards.base import RewardFunction, Spaces
 from rewardzoo.rewards.calm_detectors import KeyRoomOracle
 from rewardzoo.rewards.wrappers import VectorRewardWrapper
@@ -45,8 +49,8 @@ class View(gymnasium.vector.VectorWrapper):
 
     def __init__(self, envs: VectorRewardWrapper) -> None:
         super().__init__(envs)
-        self._envs = envs
         self.device = envs.device
+        self._tracker = StepTracker(envs, self.device)
         self.oracle = KeyRoomOracle()
         found = Spaces(envs.single_observation_space, envs.single_action_space, envs)
         self.oracle.bind(envs.num_envs, self.device, found)
@@ -62,19 +66,20 @@ class View(gymnasium.vector.VectorWrapper):
         """No key, no open door."""
         obs, _ = self.env.reset(**kwargs)
         self.flags = torch.zeros_like(self.flags)
-        return self._view(to_torch(obs), self.flags), {}
+        self._tracker.reset(obs)
+        return self._view(self._tracker.obs, self.flags), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """One step; the flags follow what happened."""
-        obs, reward, _, _, info = self.env.step(to_numpy(actions))
-        t = self._envs.transition
+        out = self.env.step(to_numpy(actions))
+        t, info = self._tracker.step(actions, *out), out[4]
         flags = torch.maximum(self.flags, self.oracle.detect(t))
         final = self._view(t.next_obs, flags)
         self.flags = torch.where(t.done.unsqueeze(1), 0.0, flags)
-        begun = self._view(to_torch(obs), self.flags) if bool(t.done.any()) else final
+        begun = self._view(self._tracker.obs, self.flags) if bool(t.done.any()) else final
         kept = {k: to_torch(info[k]) for k in ("objective", "episode")}
         kept = {**kept, "_episode": t.done, "final_obs": final, "_final_obs": t.done}
-        return begun, to_torch(reward), t.terminated, t.truncated, kept
+        return begun, t.reward, t.terminated, t.truncated, kept
 
     def _view(self, obs: Any, flags: Tensor) -> Tensor:
         crop = self._code[obs["chars_crop"].flatten(1).to(torch.int64)]
@@ -161,3 +166,74 @@ class Tally(gymnasium.vector.VectorWrapper):
 
 def _ratio(log: list[dict[str, float]], over: str, under: str) -> float:
     return sum(x[over] for x in log) / max(1.0, sum(x[under] for x in log))
+
+
+def success(results: Results, label: str) -> Any:
+    """(seeds,) share of the last quarter's episodes that reached the stairs."""
+    return results[label].final["success"]
+
+
+def beats(label: str, base: str, sentence: str) -> Callable[[Results], Verdict]:
+    """A check that an arm's interquartile mean is above another's with disjoint intervals."""
+
+    def check(results: Results) -> Verdict:
+        mine, other = (stratified_bootstrap(success(results, x)) for x in (label, base))
+        difference = paired_difference(success(results, label), success(results, base))
+        if mine.low > other.high:
+            outcome = "holds"
+        elif difference.high < 0:
+            outcome = "fails"
+        else:
+            outcome = "inconclusive"
+        return Verdict(
+            claim=sentence,
+            outcome=outcome,
+            effect=difference.point,
+            low=difference.low,
+            high=difference.high,
+            n=difference.n,
+            detail=f"difference of success, paired by seed; {mine} against {other}: holds where "
+            "the two intervals do not overlap",
+            p_value=difference.p_value,
+        )
+
+    return check
+
+
+def does_not_help(label: str, base: str, sentence: str) -> Callable[[Results], Verdict]:
+    """A check of a negative control: its interval is not above that of the base."""
+
+    def check(results: Results) -> Verdict:
+        mine, other = (stratified_bootstrap(success(results, x)) for x in (label, base))
+        difference = paired_difference(success(results, label), success(results, base))
+        return Verdict(
+            claim=sentence,
+            outcome="fails" if mine.low > other.high else "holds",
+            effect=difference.point,
+            low=difference.low,
+            high=difference.high,
+            n=difference.n,
+            detail=f"difference of success, paired by seed; {mine} against {other}: fails where "
+            "the former lies above the latter",
+        )
+
+    return check
+
+
+def curves_of_success(figure: Any, results: Results) -> None:
+    """Success while training, interquartile mean over seeds with its interval."""
+    from rewardzoo.report import colour
+
+    axes = figure.subplots()
+    for i, arm in enumerate(results.arms):
+        step, won = arm.curves["step"][0], arm.curves["successes"].cumsum(1)
+        played = arm.curves["episodes"].cumsum(1)
+        # Over the last tenth of the run: single iterations hold few episodes.
+        back = max(1, len(step) // 10)
+        won = won - np.pad(won, ((0, 0), (back, 0)))[:, : won.shape[1]]
+        played = played - np.pad(played, ((0, 0), (back, 0)))[:, : played.shape[1]]
+        curve = bootstrap_curve(won / np.maximum(played, 1.0))
+        axes.plot(step, curve.point, color=colour(i), label=arm.label)
+        axes.fill_between(step, curve.low, curve.high, color=colour(i), alpha=0.15, linewidth=0)
+    axes.set(xlabel="environment steps", ylabel="episodes that reach the stairs", ylim=(0, 1))
+    axes.legend(fontsize=8)

@@ -147,7 +147,7 @@ def _fit(
             value.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 10.0)
             optimizer.step()
-            total += float(value)
+            total += float(value.detach())
     network.requires_grad_(False).eval()
     return total / max(1, steps)
 
