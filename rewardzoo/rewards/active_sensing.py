@@ -111,14 +111,14 @@ class ActiveSensing(RewardFunction):
     ) -> None:
         if mode not in ("jsw", "qaly"):
             raise ValueError(f"mode={mode!r}: expected 'jsw' or 'qaly'")
-        given = {
-            "conversion": conversion,
-            "visit_cost": visit_cost,
-            "th": th,
-            "ad": ad,
-            "late_coef": late_coef,
-        }
-        self.prices = Prices(**{k: number(k, v, 0.0) for k, v in given.items()}, reward_mode=mode)
+        self.prices = Prices(
+            number("conversion", conversion, 0.0),
+            number("visit_cost", visit_cost, 0.0),
+            number("th", th, 0.0),
+            number("ad", ad, 0.0),
+            number("late_coef", late_coef, 0.0),
+            reward_mode=mode,
+        )
 
     def __call__(self, t: Transition) -> Tensor:
         """The reward of each row, (N,) float32."""
