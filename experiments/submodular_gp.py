@@ -61,7 +61,7 @@ EXPERIMENT = Experiment(
     grid=methods(TASKS),
     budgets={
         "smoke": Budget(total_timesteps=20_000, num_envs=32, eval_episodes=64, seeds=2),
-        "quick": Budget(total_timesteps=2_000_000, num_envs=256, eval_episodes=512, seeds=5),
+        "quick": Budget(total_timesteps=1_200_000, num_envs=256, eval_episodes=512, seeds=5),
         "full": Budget(total_timesteps=12_000_000, num_envs=512, eval_episodes=2_048, seeds=10),
     },
     claims=[
