@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 SITES = ("A", "B", "C", "D", "E")
+SIDES = ("left", "right")
 MONTHS = (0, 12, 24, 36, 48, 72, 96)
 PATIENT_FEATURES = ("age", "bmi", "sf12")
 KNEE_FEATURES = ("jsw", "womac", "inj", "surg")
@@ -28,7 +29,7 @@ class Cohort:
         age: (N, V) float64, years.
         bmi: (N, V) float64, kg/m2.
         sf12: (N, V) float64, physical component, points; higher is better.
-        kl: (N, V, 2) float64, Kellgren-Lawrence grade 0 to 4, of the right and the left knee.
+        kl: (N, V, 2) float64, Kellgren-Lawrence grade 0 to 4, of the left and the right knee.
         jsw: (N, V, 2) float64, medial fixed joint space width at x = 0.25, mm; less is worse.
         womac: (N, V, 2) float64, total score 0 to 96; higher is worse.
         inj: (N, V, 2) float64, 1 after an injury.
@@ -180,7 +181,7 @@ def features(
         cohort: complete patients.
         scale: from ``ranges`` of the training patients.
         marker: whose joint space width is among the features: ``both`` knees', only the ``right``
-            one's, or ``none``.
+            one's, or ``none``; a knee alone has its own unless it is ``none``.
 
     Returns:
         (N, V, F) float32, the features' names, and (F,) bool, which ones a questionnaire tells.
@@ -196,13 +197,14 @@ def features(
         columns.append((name, scaled(name, getattr(cohort, name)), True))
     parts = cohort.kl.shape[-1]
     for part in range(parts):
-        side = ("right", "left")[part] if parts == 2 else "knee"
+        side = SIDES[part] if parts == 2 else "knee"
         here = cohort.present[:, part].unsqueeze(1)
         for grade in range(5):
             hot = (cohort.kl[..., part] == grade).to(torch.float64)
             columns.append((f"kl{grade}_{side}", torch.where(here, hot, -1.0), False))
         for name in KNEE_FEATURES:
-            if name == "jsw" and not (marker == "both" or (marker == "right" and part == 0)):
+            unseen = marker == "none" or (marker != "both" and parts == 2 and side != marker)
+            if name == "jsw" and unseen:
                 continue
             x = getattr(cohort, name)[..., part]
             x = scaled(name, x) if name in scale else x

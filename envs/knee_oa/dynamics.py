@@ -202,7 +202,9 @@ class KneeOA(FuncEnv):
     def __init__(self, device: torch.device | str = "cpu", **params: Any) -> None:
         super().__init__(device, **params)
         p: KneeOAParams = self.params
-        chosen, scale, self.dropped = load_cohort(
+        # Files may be mended while the process lives: only simulated patients are kept.
+        read = _simulated if p.source == "sim" else load_cohort
+        chosen, scale, self.dropped = read(
             p.source, p.patients, p.cohort_seed, p.horizon, p.split, p.test_site,
             p.allow_single_knee, self.per_knee,
         )  # fmt: skip
@@ -407,7 +409,6 @@ def progressions(cohort: Cohort, marker: str) -> Tensor:
     return cohorts.label_progression(values, marker)[0].any(1)
 
 
-@functools.lru_cache(maxsize=8)
 def load_cohort(
     source: str,
     patients: int,
@@ -433,3 +434,6 @@ def load_cohort(
     train = cohorts.split(kept, "train", test_site)
     chosen = train if split == "train" else cohorts.split(kept, split, test_site)
     return chosen, cohorts.ranges(train), dropped
+
+
+_simulated = functools.lru_cache(maxsize=4)(load_cohort)
