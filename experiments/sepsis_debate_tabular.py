@@ -42,6 +42,7 @@ LAMBDAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 EXPERT = 0.781845  # clinicians' survival, exact
 KEPT = 0.95  # the share of the gap between clinicians and the optimum that must remain
 TOLERANCE = 0.005  # of survival; fixed before looking
+EQUAL = 0.02  # of survival and of justifiability
 BALANCED, SIGN, POPULAR, FULL = (
     "debate, 0/1",
     "debate, sign",
@@ -189,13 +190,15 @@ def summary(
 # ---- claims ----------------------------------------------------------------------------------
 
 
-def justified_everywhere(label: str, low: float = 0.05) -> Callable[[Results], Verdict]:
+def justified_everywhere(
+    label: str, low: float = 0.05, lambdas: Sequence[float] = LAMBDAS
+) -> Callable[[Results], Verdict]:
     """Justifiability above one half, with its interval, for every lambda from ``low`` on."""
 
     def check(results: Results) -> Verdict:
         final = results[label].final
         found = {
-            lam: stratified_bootstrap(final[f"justified@{lam:g}"]) for lam in LAMBDAS if lam >= low
+            lam: stratified_bootstrap(final[f"justified@{lam:g}"]) for lam in lambdas if lam >= low
         }
         worst = min(found, key=lambda lam: found[lam].low)
         x = found[worst]
@@ -210,6 +213,32 @@ def justified_everywhere(label: str, low: float = 0.05) -> Callable[[Results], V
             high=x.high,
             n=x.n,
             detail=f"share of visited states, at the worst lambda ({worst:g}); by lambda: {each}",
+        )
+
+    return check
+
+
+def justification_rises(label: str, low: float = 0.05) -> Callable[[Results], Verdict]:
+    """The paper's order: the more the debate counts, the more justified the policy."""
+
+    def check(results: Results) -> Verdict:
+        final = results[label].final
+        shown = [lam for lam in LAMBDAS if lam >= low]
+        curve = np.stack([final[f"justified@{lam:g}"] for lam in shown], 1)
+        d = stratified_bootstrap(curve[:, -1] - curve[:, 0])
+        if d.low > -EQUAL:
+            outcome = "holds"
+        else:
+            outcome = "fails" if d.high < -EQUAL else "inconclusive"
+        return Verdict(
+            claim=f"Justifiability does not fall as lambda grows from {low:g} to 1 ({label}).",
+            outcome=outcome,
+            effect=d.point,
+            low=d.low,
+            high=d.high,
+            n=d.n,
+            detail=f"justifiability at 1 minus that at {low:g}, within {EQUAL}; at a small lambda "
+            "the policy leaves the baseline only where a win is sure",
         )
 
     return check
@@ -293,9 +322,9 @@ def debate_equals_full_state(results: Results) -> Verdict:
     """Survival at lambda .25 by debate and by full-state feedback agree within .02."""
     key = "survival@0.25"
     d = paired_difference(results[BALANCED].final[key], results[FULL].final[key])
-    if -0.02 < d.low and d.high < 0.02:
+    if -EQUAL < d.low and d.high < EQUAL:
         outcome = "holds"
-    elif d.high < -0.02 or d.low > 0.02:
+    elif d.high < -EQUAL or d.low > EQUAL:
         outcome = "fails"
     else:
         outcome = "inconclusive"
@@ -307,7 +336,7 @@ def debate_equals_full_state(results: Results) -> Verdict:
         low=d.low,
         high=d.high,
         n=d.n,
-        detail="difference of survival at lambda .25, paired by seed; equal means within .02",
+        detail=f"difference of survival at lambda .25, paired by seed; equal means within {EQUAL}",
     )
 
 
@@ -341,10 +370,10 @@ def draw_tradeoff(figure: Any, results: Results) -> None:
     left.legend(fontsize=7)
 
 
-def draw_doses(figure: Any, results: Results) -> None:
+def draw_doses(figure: Any, results: Results, label: str = BALANCED) -> None:
     """How often each of the 25 doses is given, by lambda."""
     shown = [i for i, lam in enumerate(LAMBDAS) if lam in (0.0, 0.05, 0.25, 1.0)]
-    stored = results.arrays(results.arms[0].label)
+    stored = results.arrays(label)
     doses = np.mean([x["doses"] / x["doses"].sum(1, keepdims=True) for x in stored], 0)
     panels = figure.subplots(1, len(shown), sharey=True)
     for axes, i in zip(panels, shown, strict=True):
@@ -387,6 +416,7 @@ EXPERIMENT = Experiment(
     },
     claims=[
         Claim("Actions are justified for lambda >= .05", justified_everywhere(BALANCED)),
+        Claim("Justifiability rises with lambda", justification_rises(BALANCED)),
         Claim("Survival falls with lambda", survival_falls(BALANCED)),
         Claim("95 % of the survival gap can be kept", gap_is_kept(BALANCED)),
         Claim("0/1 rewards lengthen stays", wins_lengthen_stays),
