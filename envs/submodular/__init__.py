@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rewardzoo.registration import register_env
+from rewardzoo.registration import register_env, register_simulator
 
 _HERE = "rewardzoo.envs.submodular"
 
@@ -15,3 +15,7 @@ register_env("rewardzoo/SubmodularDesign-v0", f"{_HERE}.design:SubmodularDesign"
 register_env("rewardzoo/SubmodularFacility-v0", f"{_HERE}.design:SubmodularFacility")
 register_env("rewardzoo/SubmodularGraph-v0", f"{_HERE}.graph:SubmodularGraph")
 register_env("rewardzoo/SubmodularBandit-v0", f"{_HERE}.graph:SubmodularBandit")
+register_env("rewardzoo/SubmodularCar-v0", f"{_HERE}.car:SubmodularCar")
+register_simulator(
+    "rewardzoo/SubmodularAnt-v0", f"{_HERE}.ant:SubmodularAnt", max_episode_steps=400
+)

@@ -25,9 +25,9 @@ class CoverageParams(WalkParams):
     nests of a log-Gaussian Cox process; or an array of that shape, >= 0."""
     footprint: str = "diag"
     """What is seen from a cell: "cell", "diag" (itself, right, below, right below), "large" (3 x 3
-    to the right and below) or "disc"."""
+    to the right and below), "disc" or "square"."""
     radius: float = 1.0
-    """Of the disc, in cells."""
+    """Of the disc or square, in cells."""
     start: tuple[int, int] = (1, 4)
     """Row and column where an episode begins."""
     instance: int = 0
@@ -126,8 +126,8 @@ class SubmodularNests(SubmodularCoverage):
     Data: synthetic by default. The paper's are the nest sites of the Kagwene sanctuary, Cameroon
     (``gorillas`` of the R package spatstat.data), which this package does not hold.
 
-    Reference returns: of the default field the uniform policy sees 19.5 nests of 647, greedy 109; no
-    policy sees more than 146.
+    Reference returns: of the default field the uniform policy sees 19.5 nests of 647, greedy 109;
+    no policy sees more than 146.
 
     Paper: Prajapat, Mutný, Zeilinger, Krause (2024), "Submodular reinforcement learning", ICLR;
     data: Funwi-Gabga, Mateu (2012), "Understanding the nesting spatial behaviour of gorillas".

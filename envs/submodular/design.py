@@ -67,8 +67,8 @@ class SubmodularDesign(Walk):
     Arguments: ``shape``, ``spacing``, ``noise``, ``known``, ``repeats``, ``start``, ``instance``,
     ``horizon``, ``slip``, ``obs``.
 
-    Reference returns: on the default field greedy gains 37.4 nats, the uniform policy 15.6; no policy
-    gains more than 56.9.
+    Reference returns: on the default field greedy gains 37.4 nats, the uniform policy 15.6; no
+    policy gains more than 56.9.
 
     Paper: Prajapat, Mutný, Zeilinger, Krause (2024), "Submodular reinforcement learning", ICLR;
     Krause, Singh, Guestrin (2008), "Near-optimal sensor placements in Gaussian processes".

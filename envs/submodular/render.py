@@ -82,3 +82,46 @@ def graph_frame(func: Any, state: Any, i: int) -> np.ndarray:
             (x - r, y - r, x + r, y + r), fill=fill, outline=edge, width=4 - 3 * (v != here)
         )
     return np.asarray(image)
+
+
+def track_frame(func: Any, state: Any, i: int) -> np.ndarray:
+    """The car's track from above."""
+    side = 360
+    image = Image.new("RGB", (side, side), "white")
+    draw = ImageDraw.Draw(image)
+
+    def spot(x: float, y: float) -> tuple[float, float]:
+        return (x / 8.0 + 0.5) * side, (0.5 - y / 8.0) * side
+
+    memory = type(state.memory)(*(x[i : i + 1] for x in state.memory))
+    covered = func.set_function.covered(memory)[0].tolist()
+    r = func.params.half_width / 8.0 * side
+    for colours in ((False, (215, 215, 215)), (True, tuple(int(c) for c in _COVERED))):
+        for (x, y), seen in zip(func.track.tolist(), covered, strict=True):
+            if seen is colours[0]:
+                u, v = spot(x, y)
+                draw.ellipse((u - r, v - r, u + r, v + r), fill=colours[1])
+    x, y, heading = (float(v[i]) for v in (state.x, state.y, state.heading))
+    u, v = spot(x, y)
+    draw.ellipse((u - 6, v - 6, u + 6, v + 6), fill=_WALKER)
+    draw.line((u, v, u + 14 * np.cos(heading), v - 14 * np.sin(heading)), fill=_WALKER, width=3)
+    return np.asarray(image)
+
+
+def ground_frame(covered: np.ndarray, path: np.ndarray, half_side: float) -> np.ndarray:
+    """The ant's field from above: x to the right, y up."""
+    cells = len(covered)
+    size = max(1, 400 // cells)
+    picture = np.full((cells, cells, 3), 235, dtype=np.uint8)
+    picture[covered.T[::-1]] = _COVERED
+    image = Image.fromarray(picture.repeat(size, 0).repeat(size, 1))
+    draw = ImageDraw.Draw(image)
+    side = cells * size
+    u = (path[:, 0] / half_side + 1) / 2 * side
+    v = (1 - path[:, 1] / half_side) / 2 * side
+    spots = list(zip(u.tolist(), v.tolist(), strict=True))
+    if len(spots) > 1:
+        draw.line(spots, fill=_VISITED, width=2)
+    x, y = spots[-1]
+    draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=_WALKER)
+    return np.asarray(image)

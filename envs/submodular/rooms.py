@@ -39,9 +39,10 @@ class RoomsParams(WalkParams):
     map: str = TWO_ROOMS
     """Rows of the plan: ``S`` a start, ``#`` a wall, ``.`` free."""
     footprint: str = "diag"
-    """What is seen from a cell: "cell", "diag", "large" or "disc"; never through walls' cells."""
+    """What is seen from a cell: "cell", "diag", "large", "disc" or "square"; walls are not
+    seen."""
     radius: float = 1.0
-    """Of the disc, in cells."""
+    """Of the disc or square, in cells."""
 
     def __post_init__(self) -> None:
         """Check the plan."""

@@ -16,7 +16,7 @@ from .base import integer, number
 from .submodular import Bins, SetFunction, SubmodularReward
 
 _BITS = 64
-FOOTPRINTS = ("cell", "diag", "large", "disc")
+FOOTPRINTS = ("cell", "diag", "large", "disc", "square")
 
 
 class CoverageMemory(NamedTuple):
@@ -108,10 +108,11 @@ class Coverage(SetCover):
         shape: rows and columns.
         footprint: "cell" covers the cell itself; "diag" also the ones to the right, below, and
             right below; "large" the same again from each of these; "disc" all cells whose
-            distance is at most ``radius``. Footprints end at the border and at walls: only free
+            distance is at most ``radius``; "square" all that are at most ``radius`` rows and
+            columns away. Footprints end at the border and at walls: only free
             cells are covered.
         weights: "uniform", "bimodal" (two high corners), or an array of that shape, >= 0.
-        radius: of the disc, in cells.
+        radius: of the disc or square, in cells.
         walls: (rows, columns) bool; None where all cells are free. Walls weigh nothing and cover
             nothing.
 
@@ -158,9 +159,9 @@ class CoverageReward(SubmodularReward):
 
     Args:
         shape: rows and columns of the grid.
-        footprint: what is seen from a cell: "cell", "diag", "large" or "disc".
+        footprint: what is seen from a cell: "cell", "diag", "large", "disc" or "square".
         weights: "uniform", "bimodal", or rows of numbers >= 0.
-        radius: of the disc, in cells.
+        radius: of the disc or square, in cells.
         low: lower edges of the grid in the observation's units; None where observations are
             ``Discrete``, cell by cell.
         high: upper edges.
@@ -256,8 +257,10 @@ def _offsets(footprint: str, radius: float) -> list[tuple[int, int]]:
         return [(y, x) for y in range(2) for x in range(2)]
     if footprint == "large":
         return [(y, x) for y in range(3) for x in range(3)]
-    if footprint == "disc":
+    if footprint in ("disc", "square"):
         r = number("radius", radius, 0.0)
         span = range(-int(r), int(r) + 1)
+        if footprint == "square":
+            return [(y, x) for y in span for x in span]
         return [(y, x) for y in span for x in span if y * y + x * x <= r * r]
     raise ValueError(f"footprint={footprint!r}: expected one of {', '.join(FOOTPRINTS)}")
