@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -156,7 +157,7 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._arrays["ints"][0, rows] = 0
         obs, flags, floats, ints = self._mirror.take()
         self._obs, self._last = obs, (flags, floats, ints)
-        return obs, slots(self.info_fields, {"floats": floats, "ints": ints})
+        return obs, slots(self.info_fields, floats, ints)
 
     def step(self, actions: Any) -> tuple[Any, Tensor, Tensor, Tensor, dict[str, Any]]:
         """One step of every row; see the class for what comes back."""
@@ -194,28 +195,25 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._restart(worker, problem)
         if not failed and any(self._failures):
             self._failures = [0] * len(self.workers)
-        arrays = self._arrays
         obs, flags, floats, ints = self._mirror.take()
-        terminated, truncated = flags.unbind()
-        reward, returned, *_ = floats.unbind()
-        done = terminated | truncated
-        fields = slots(self.info_fields, {"floats": floats, "ints": ints})
+        (terminated, truncated, done), numbers, counts = (x.unbind() for x in (flags, floats, ints))
+        reward, returned = numbers[:2]
+        fields = slots(self.info_fields, numbers, counts)
         info: dict[str, Any] = {
             **fields,
             "objective": reward,
-            "episode": {"r": returned, "objective": returned, "l": ints[0]},
+            "episode": {"r": returned, "objective": returned, "l": counts[0]},
             "_episode": done,
         }
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            info["final_obs"], info["_final_obs"] = obs, done
-            if self.info_fields:
+            last, ended = obs, self._arrays["flags"][2]
+            # Where no row was reset, the very same tensors: that tells callers so.
+            if b"\1" in ended.tobytes():
+                last, *final = self._mirror.take_final(obs, floats, ints, ended)
+                fields = slots(self.info_fields, *final)
+            info["final_obs"], info["_final_obs"] = last, done
+            if fields:
                 info["final_info"] = fields
-            ended: NDArray[np.bool_] = arrays["flags"][0] | arrays["flags"][1]
-            if ended.any():
-                info["final_obs"], floats, ints = self._mirror.take_final(obs, floats, ints, ended)
-                if self.info_fields:
-                    final = slots(self.info_fields, {"floats": floats, "ints": ints})
-                    info["final_info"] = final
         self._obs, self._last = obs, (flags, floats, ints)
         return obs, reward, terminated, truncated, info
 
@@ -247,8 +245,8 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         # What the dead worker wrote may be half a step: take all from the step before.
         self._mirror.put(self._obs, rows)
         flags, floats, ints = (x[:, rows].numpy(force=True) for x in self._last)
-        going = ~flags.any(0)
-        arrays["flags"][:, rows] = [[False], [True]]
+        going = ~flags[2]
+        arrays["flags"][:, rows] = [[False], [True], [True]]
         arrays["floats"][:, rows], arrays["ints"][:, rows] = floats, ints
         arrays["floats"][0, rows] = 0.0
         arrays["floats"][1, rows] *= going
@@ -343,13 +341,14 @@ class _Mirror:
 
     def __init__(self, device: torch.device, space: Any, arrays: dict[str, NDArray[Any]]) -> None:
         self.device, self.space = device, space
-        self._dict = isinstance(space, gymnasium.spaces.Dict)
         self.obs = {k: torch.from_numpy(arrays[f"obs.{k}"]) for k in leaves(space)}
         self.final = {k: torch.from_numpy(arrays[f"final.obs.{k}"]) for k in leaves(space)}
         self.numbers = [torch.from_numpy(arrays[k]) for k in ("flags", "floats", "ints")]
         self.final_numbers = [torch.from_numpy(arrays[f"final.{k}"]) for k in ("floats", "ints")]
         self._pairs = [(arrays[f"obs.{k}"], arrays[f"final.obs.{k}"]) for k in leaves(space)]
         self._number_pairs = [(arrays[k], arrays[f"final.{k}"]) for k in ("floats", "ints")]
+        flat = isinstance(space, gymnasium.spaces.Dict) and set(self.obs) == set(space.keys())
+        self._tree: Callable[[Any], Any] = (lambda x: x) if flat else partial(tree, space)
         self._copy = torch.Tensor.clone if device.type == "cpu" else self._to_device
 
     def take(self) -> tuple[Any, Tensor, Tensor, Tensor]:
@@ -357,7 +356,7 @@ class _Mirror:
         copy = self._copy
         obs = {k: copy(v) for k, v in self.obs.items()}
         flags, floats, ints = (copy(x) for x in self.numbers)
-        return tree(self.space, obs), flags, floats, ints
+        return self._tree(obs), flags, floats, ints
 
     def take_final(
         self, obs: Any, floats: Tensor, ints: Tensor, ended: NDArray[np.bool_]
@@ -370,7 +369,7 @@ class _Mirror:
         arrays = {}
         for key, now in self._leaves(obs).items():
             arrays[key] = now.index_copy(0, index, self._rows(self.final[key], ended))
-        return tree(self.space, arrays), numbers[0], numbers[1]
+        return self._tree(arrays), numbers[0], numbers[1]
 
     def put(self, obs: Any, rows: slice) -> None:
         """Write rows of tensors that were taken back into the shared arrays."""

@@ -33,6 +33,7 @@ from .engines import Engine, leaves, tree, view
 Layout = Mapping[str, tuple[tuple[int, ...], Any]]
 STEP, RESET, RENDER, CLOSE = range(4)
 _POLL = 0.2  # seconds between two looks whether the other side lives
+_LOOKS = 500 if hasattr(os, "sched_yield") else 0  # for the next command, before falling asleep
 # Forking takes milliseconds, and scripts need no ``if __name__ == "__main__"``. Where processes
 # cannot be forked safely they are spawned.
 _CONTEXT: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
@@ -99,7 +100,7 @@ def board_layout(engine: Engine, num_envs: int, num_workers: int) -> Layout:
         "seed": ((n,), np.int64),  # -1: go on with the sequence of episodes
         "mask": ((n,), np.bool_),  # rows to reset
         "over": ((n,), np.bool_),  # the row's episode has ended and it was not reset yet
-        "flags": ((2, n), np.bool_),  # terminated, truncated
+        "flags": ((3, n), np.bool_),  # terminated, truncated, either
         "floats": ((2 + floats, n), np.float32),
         "ints": ((1 + len(fields) - floats, n), np.int64),
         "final.floats": ((2 + floats, n), np.float32),
@@ -118,15 +119,10 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def slots(info_fields: Mapping[str, type], arrays: Mapping[str, Any]) -> dict[str, Any]:
+def slots(info_fields: Mapping[str, type], floats: Any, ints: Any) -> dict[str, Any]:
     """Name to the (N,) row of ``floats`` or ``ints`` that holds the info of that name."""
-    out, floats, ints = {}, 2, 1
-    for name, kind in info_fields.items():
-        if kind is float:
-            out[name], floats = arrays["floats"][floats], floats + 1
-        else:
-            out[name], ints = arrays["ints"][ints], ints + 1
-    return out
+    next_float, next_int = iter(floats[2:]), iter(ints[1:])
+    return {k: next(next_float if v is float else next_int) for k, v in info_fields.items()}
 
 
 class Worker:
@@ -208,7 +204,7 @@ def _serve(job: Job, go: Any, done: Any, pipe: Any, parent: int) -> None:
         rows = _Rows(job)
         done.release()
         while True:
-            while not go.acquire(True, 5.0):
+            while not _woken(go):
                 if os.getppid() != parent:
                     return
             command = int(rows.command[0])
@@ -229,6 +225,20 @@ def _serve(job: Job, go: Any, done: Any, pipe: Any, parent: int) -> None:
         os._exit(1)  # whatever engines would do at exit, they may be broken
 
 
+def _woken(go: Any) -> bool:
+    """Wait for the next command; False after some seconds without one.
+
+    Between two steps of a rollout there is little time, and a worker that falls asleep in it finds
+    its caches cold: so first it looks again and again, a quarter of a millisecond at most, and
+    leaves its core to anybody who wants it.
+    """
+    for _ in range(_LOOKS):
+        if go.acquire(False):
+            return True
+        os.sched_yield()
+    return bool(go.acquire(True, 5.0))
+
+
 class _Rows:
     """The engines of one worker, and their rows of the shared arrays."""
 
@@ -238,7 +248,7 @@ class _Rows:
         self.command = arrays["command"][job.index]
         self.rows = job.rows
         self.engines = [job.engine(**job.kwargs) for _ in self.rows]
-        fields = slots(self.engines[0].info_fields, arrays)
+        fields = slots(self.engines[0].info_fields, arrays["floats"], arrays["ints"])
         obs = {k[len("obs.") :]: v for k, v in arrays.items() if k.startswith("obs.")}
         for i, engine in zip(self.rows, self.engines, strict=True):
             row = {k: v[i, ...] for k, v in obs.items()}
@@ -250,7 +260,7 @@ class _Rows:
         views = [view(arrays[k]) for k in ("seed", "mask", "over")]
         self.seed, self.mask, self.over = views
         views = [view(x) for x in (*arrays["flags"], *arrays["floats"][:2])]
-        self.terminated, self.truncated, self.reward, self.returned = views
+        self.terminated, self.truncated, self.done, self.reward, self.returned = views
         self.length = view(arrays["ints"][0])
         action = arrays["action"]
         self.action = view(action) if action.ndim == 1 else action
@@ -267,7 +277,7 @@ class _Rows:
                 self.begin(j, i)
                 self.reward[i] = self.returned[i] = 0.0
                 self.length[i] = 0
-                self.terminated[i] = self.truncated[i] = False
+                self.terminated[i] = self.truncated[i] = self.done[i] = False
                 continue
             reward, terminated, truncated = self.engines[j].step(action[i])
             time[j] = length = time[j] + 1
@@ -275,7 +285,8 @@ class _Rows:
             truncated = truncated or length >= limit
             self.reward[i], self.returned[i], self.length[i] = reward, returned, length
             self.terminated[i], self.truncated[i] = terminated, truncated
-            if terminated or truncated:
+            self.done[i] = done = terminated or truncated
+            if done:
                 over[i] = True
                 if self.same_step:
                     self.keep(i)
