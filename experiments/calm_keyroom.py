@@ -2,9 +2,9 @@
 
 Pignatelli et al. (2024) let a language model say which transitions achieve a subgoal and pay for
 them. Scaled down: MiniHack's KeyRoom-S5, PPO without memory and 120,000 steps instead of ten
-million; the judge is the rule-based oracle (an ideal language model), the oracle with errors, the
-embedded model (which reads action and messages only), and chance. What is kept is the question:
-does this advice change what is learned, and what do errors cost?
+million; the judge is the rule-based oracle (an ideal language model), or chance. What is kept is
+the question: does this advice change what is learned? (``calm_eval`` measures the embedded model
+as a judge: its verdicts are hardly better than chance, and too slow to be given in the loop.)
 """
 
 from __future__ import annotations
@@ -19,38 +19,30 @@ from rewardzoo.metrics.statistics import paired_difference
 from rewardzoo.results import Results, Verdict
 from rewardzoo.rewards.base import RewardFunction, env_reward
 from rewardzoo.rewards.calm import Calm
-from rewardzoo.rewards.calm_detectors import KeyRoomOracle, NoisyDetector
 
 from .keyroom import curves_of_success, does_not_help, success, train_in_key_room
 
-SPARSE, ONCE, POTENTIAL, ADDITIVE, NOISY, RANDOM = (
+SPARSE, ONCE, POTENTIAL, RANDOM = (
     "sparse",
     "oracle, paid once",
     "oracle, potential",
-    "oracle, additive",
-    "oracle with errors",
     "random labels",
 )
 ENOUGH, GAIN, SAME = 0.8, 0.5, 0.15  # success; fixed before looking
-RECALL, FALSE = 0.7, 0.05
 
 
-def reward_of(label: str, seed: int) -> RewardFunction:
+def reward_of(label: str) -> RewardFunction:
     """The reward function of an arm."""
     if label == SPARSE:
         return 1.0 * env_reward
     if label == POTENTIAL:
         return env_reward + Calm("oracle", pay="potential")
-    if label == ADDITIVE:
-        return env_reward + Calm("oracle", pay="additive")
-    if label == NOISY:
-        return env_reward + Calm(NoisyDetector(KeyRoomOracle(), RECALL, FALSE, seed))
     return env_reward + Calm({ONCE: "oracle", RANDOM: "random"}[label])
 
 
 def train(trial: Any, label: str) -> dict[str, float]:
     """PPO on the environment's reward and .5 for a detected subgoal."""
-    return train_in_key_room(trial, reward_of(label, trial.seed))
+    return train_in_key_room(trial, reward_of(label))
 
 
 def shaping_solves_it(results: Results) -> Verdict:
@@ -104,13 +96,12 @@ EXPERIMENT = Experiment(
     paper="Pignatelli et al. (2024), Assessing the zero-shot capabilities of LLMs for action "
     "evaluation in RL",
     grid=[
-        Measure(label, partial(train, label=label))
-        for label in (SPARSE, ONCE, POTENTIAL, ADDITIVE, NOISY, RANDOM)
+        Measure(label, partial(train, label=label)) for label in (SPARSE, ONCE, RANDOM, POTENTIAL)
     ],
     budgets={
-        "smoke": Budget(total_timesteps=2_048, num_envs=32, eval_episodes=0, seeds=2),
-        "quick": Budget(total_timesteps=120_000, num_envs=32, eval_episodes=0, seeds=5),
-        "full": Budget(total_timesteps=1_000_000, num_envs=32, eval_episodes=0, seeds=10),
+        "smoke": Budget(total_timesteps=2_048, num_envs=8, eval_episodes=0, seeds=2),
+        "quick": Budget(total_timesteps=120_000, num_envs=8, eval_episodes=0, seeds=5),
+        "full": Budget(total_timesteps=1_000_000, num_envs=8, eval_episodes=0, seeds=10),
     },
     claims=[
         Claim("Paying for subgoals solves the key room", shaping_solves_it),
@@ -122,8 +113,8 @@ EXPERIMENT = Experiment(
             ),
         ),
     ],
-    seeds=tuple(range(200, 210)),
-    tuning_seeds=(0,),
+    seeds=tuple(range(300, 310)),
+    tuning_seeds=(0, 200),
     columns={"success": "success", "objective": "objective", "return": "specified"},
     figures=[
         Figure(

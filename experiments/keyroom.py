@@ -33,15 +33,17 @@ SIGNS = ".|-+(>@# "
 """What is told apart in the window; all else is one more kind."""
 
 PPO_SETTINGS: dict[str, Any] = {
-    "num_steps": 32,
+    "num_steps": 128,
     "num_epochs": 4,
     "num_minibatches": 4,
     "learning_rate": 5e-4,
     "ent_coef": 0.01,
     "gamma": 0.99,
-    "hidden": (64, 64),
+    "hidden": (128, 128),
 }
-"""Fixed beforehand: a small version of the paper's."""
+"""Fixed before the reporting seeds were run. The number of environments is a setting too: with 32
+and rollouts of 32 steps the sparse reward was learned in the one seed looked at (seed 200, success
+.80 by the end), with 8 and 128 steps not in seed 0."""
 
 
 class View(gymnasium.vector.VectorWrapper):

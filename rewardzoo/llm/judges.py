@@ -301,12 +301,20 @@ def _digest(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
 
 
+def _seed(text: str) -> int:
+    """The number after the colon of ``random:7``, 0 without one."""
+    _, colon, number = text.partition(":")
+    if colon and not number.isdecimal():
+        raise ValueError(f"annotator={text!r}: expected random or random:SEED")
+    return int(number or 0)
+
+
 def make_judge(text: str, task: Task) -> Judge:
     """A judge by name: what users and experiments write.
 
     Args:
-        text: ``rules``, ``random``, ``smollm2``, the address of a server (``http://host:8000/v1``),
-            or a file of labels.
+        text: ``rules``, ``random`` or ``random:SEED``, ``smollm2``, the address of a server
+            (``http://host:8000/v1``), or a file of labels.
         task: what is judged.
 
     Raises:
@@ -317,8 +325,8 @@ def make_judge(text: str, task: Task) -> Judge:
     single: Judge
     if text == "rules":
         single = RuleJudge(task.goal)
-    elif text == "random":
-        single = RandomJudge()
+    elif text.partition(":")[0] == "random":
+        single = RandomJudge(seed=_seed(text))
     elif text == "smollm2":
         single = EmbeddedJudge(task.single)
     elif Path(text).is_file():

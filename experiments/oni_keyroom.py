@@ -1,0 +1,96 @@
+"""Intrinsic rewards learned online from judged messages solve the key room.
+
+Zheng et al. (2024) pay an agent for messages that a language model calls helpful, by one of three
+reward models fitted while it plays. Scaled down: MiniHack's KeyRoom-S5 with ten messages or so,
+120,000 steps, and judges of one goal, to get hold of the key: the rules (an ideal language model),
+the embedded model, and chance. The door and the stairs have no message, so the environment's
+reward has to teach them. What is kept: messages are judged once and in the background, the model
+is trained while the agent learns, repeated messages pay less and less.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
+from rewardzoo.rewards.base import RewardFunction, env_reward
+from rewardzoo.rewards.oni import OniClassification, OniRanking, OniRetrieval, mixed
+
+from .keyroom import beats, curves_of_success, does_not_help, train_in_key_room
+
+EXTRINSIC, RETRIEVAL, CLASSIFICATION, RANKING, EMBEDDED, RANDOM = (
+    "extrinsic only",
+    "retrieval",
+    "classification",
+    "ranking",
+    "retrieval, embedded model",
+    "retrieval, random labels",
+)
+GOAL = "key"
+WEIGHTS = (1.0, 0.5)  # of the environment's reward and of the intrinsic one; fixed before looking
+
+
+def reward_of(label: str, seed: int) -> RewardFunction:
+    """The reward function of an arm."""
+    if label == EXTRINSIC:
+        return 1.0 * env_reward
+    if label == CLASSIFICATION:
+        return mixed(OniClassification("rules", GOAL, seed=seed), *WEIGHTS)
+    if label == RANKING:
+        return mixed(OniRanking("rules", GOAL, seed=seed), *WEIGHTS)
+    judge = {RETRIEVAL: "rules", EMBEDDED: "smollm2", RANDOM: f"random:{seed}"}[label]
+    return mixed(OniRetrieval(judge, GOAL), *WEIGHTS)
+
+
+def train(trial: Any, label: str) -> dict[str, float]:
+    """PPO on the environment's reward and .5 for messages, by the arm's reward model."""
+    return train_in_key_room(trial, reward_of(label, trial.seed))
+
+
+EXPERIMENT = Experiment(
+    name="oni_keyroom",
+    title="Messages judged online, in a locked room",
+    paper="Zheng et al. (2024), Online intrinsic rewards for decision making agents from large "
+    "language model feedback",
+    grid=[
+        Measure(label, partial(train, label=label))
+        for label in (EXTRINSIC, RETRIEVAL, CLASSIFICATION, RANKING, RANDOM, EMBEDDED)
+    ],
+    budgets={
+        "smoke": Budget(total_timesteps=2_048, num_envs=8, eval_episodes=0, seeds=2),
+        "quick": Budget(total_timesteps=120_000, num_envs=8, eval_episodes=0, seeds=5),
+        "full": Budget(total_timesteps=1_000_000, num_envs=8, eval_episodes=0, seeds=10),
+    },
+    claims=[
+        *(
+            Claim(
+                f"{label.capitalize()} beats the environment's reward alone",
+                beats(
+                    label,
+                    EXTRINSIC,
+                    f"With {label} of messages judged by rules, PPO reaches the stairs more often "
+                    "than with the environment's reward alone.",
+                ),
+            )
+            for label in (RETRIEVAL, CLASSIFICATION, RANKING)
+        ),
+        Claim(
+            "Random labels do not help",
+            does_not_help(
+                RANDOM, EXTRINSIC, "With labels by chance it learns no more than without any."
+            ),
+        ),
+    ],
+    seeds=tuple(range(300, 310)),
+    tuning_seeds=(0,),
+    columns={"success": "success", "objective": "objective", "return": "specified"},
+    figures=[
+        Figure(
+            "Success while training",
+            "Share of episodes that reach the stairs, over the last tenth of the run: "
+            "interquartile mean and 95 % interval over seeds.",
+            curves_of_success,
+        )
+    ],
+)
