@@ -173,7 +173,10 @@ def ranges(cohort: Cohort) -> dict[str, tuple[float, float]]:
 
 
 def features(
-    cohort: Cohort, scale: dict[str, tuple[float, float]], marker: str = "both"
+    cohort: Cohort,
+    scale: dict[str, tuple[float, float]],
+    marker: str = "both",
+    knees: str = "both",
 ) -> tuple[Tensor, tuple[str, ...], Tensor]:
     """What each visit reveals.
 
@@ -182,6 +185,7 @@ def features(
         scale: from ``ranges`` of the training patients.
         marker: whose joint space width is among the features: ``both`` knees', only the ``right``
             one's, or ``none``; a knee alone has its own unless it is ``none``.
+        knees: which knees have features at all: ``both``, or only the ``right`` one.
 
     Returns:
         (N, V, F) float32, the features' names, and (F,) bool, which ones a questionnaire tells.
@@ -198,6 +202,8 @@ def features(
     parts = cohort.kl.shape[-1]
     for part in range(parts):
         side = SIDES[part] if parts == 2 else "knee"
+        if parts == 2 and knees not in ("both", side):
+            continue
         here = cohort.present[:, part].unsqueeze(1)
         for grade in range(5):
             hot = (cohort.kl[..., part] == grade).to(torch.float64)

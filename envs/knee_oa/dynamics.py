@@ -68,6 +68,8 @@ class KneeOAParams:
     marker: str = "both"
     """Whose joint space width is observed: ``both`` knees', only the ``right`` one's, or ``none``
     (the paper: the reward's variable is left out of the input)."""
+    knees: str = "both"
+    """Which knees are observed at all: ``both``, or only the ``right`` one; both are paid for."""
     questionnaire_cost: float | None = None
     """With a number there is a third action: for that price, ask for everything but the
     radiograph."""
@@ -82,6 +84,7 @@ class KneeOAParams:
             "reward_mode": ("jsw", "qaly"),
             "distance": ("one", "both"),
             "marker": ("both", "right", "none"),
+            "knees": ("both", "right"),
             "test_site": cohorts.SITES,
         }.items():
             if getattr(self, name) not in allowed:
@@ -208,7 +211,7 @@ class KneeOA(FuncEnv):
             p.source, p.patients, p.cohort_seed, p.horizon, p.split, p.test_site,
             p.allow_single_knee, self.per_knee,
         )  # fmt: skip
-        table, names, told = cohorts.features(chosen, scale, p.marker)
+        table, names, told = cohorts.features(chosen, scale, p.marker, p.knees)
         self.cohort: Cohort = chosen
         self.feature_names: tuple[str, ...] = (*names, "last_visit", "decisions")
         self.action_space = spaces.Discrete(2 if p.questionnaire_cost is None else 3)

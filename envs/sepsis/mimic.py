@@ -185,9 +185,13 @@ def collect(
 
 
 def draw_split(survived: np.ndarray, lengths: np.ndarray, seed: int) -> np.ndarray:
-    """70, 15 and 15 % of the stays of two windows or more, the same share of deaths in each."""
+    """70, 15 and 15 % of the stays of two windows or more, the same share of deaths in each.
+
+    Returns:
+        (N,) index into ``SPLITS``; -1 for stays of a single window, which are left out.
+    """
     generator = np.random.default_rng(seed)
-    split = np.zeros(len(survived), np.int64)
+    split = np.full(len(survived), -1)
     shares = np.cumsum(list(SPLITS.values()))[:-1]
     for outcome in (False, True):
         rows = generator.permutation(np.flatnonzero((survived == outcome) & (lengths >= 2)))

@@ -144,6 +144,20 @@ def test_statistics_are_those_of_the_training_stays(made_up: Any, tmp_path: Path
         assert float(x.std(unbiased=False)) == pytest.approx(1.0, abs=1e-5)
 
 
+def test_statistics_leave_out_what_is_left_out(made_up: Any, tmp_path: Path) -> None:
+    """A stay of a single window, whatever it holds, moves no mean and no quartile."""
+    path = made_up.clinician(tmp_path)
+    before = load_mimic(path)
+    header, *rows = path.read_text().splitlines()
+    cells = rows[0].split(",")
+    for name, value in {"icustayid": "1", "HR": "9999", "max_dose_vaso": "99"}.items():
+        cells[header.split(",").index(name)] = value
+    path.write_text("\n".join([header, *rows, ",".join(cells)]) + "\n")
+    after = load_mimic(path)
+    assert after.dropped == 1
+    assert torch.equal(after.features, before.features) and torch.equal(after.action, before.action)
+
+
 WINDOW_FAULTS = [
     (3, "a:action", "25", "column a:action: expected a whole number from 0 to 24"),
     (3, "a:action", "1.5", "column a:action: expected a whole number from 0 to 24"),

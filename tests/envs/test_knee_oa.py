@@ -343,8 +343,12 @@ def test_marker_chooses_whose_joint_space_is_seen() -> None:
         func = KneeOA(patients=50, marker=marker)
         return [name for name in func.feature_names if name.startswith("jsw")]
 
-    assert seen("both") == ["jsw_right", "jsw_left"]
+    assert seen("both") == ["jsw_left", "jsw_right"]
     assert seen("right") == ["jsw_right"] and seen("none") == []
+    one = KneeOA(patients=50, knees="right")
+    assert not any(name.endswith("_left") for name in one.feature_names)
+    assert sum(name.endswith("_right") for name in one.feature_names) == 9
+    assert torch.equal(one.events, KneeOA(patients=50).events)  # paid for both
 
 
 def test_reward_function_equals_the_objective_at_its_prices() -> None:
@@ -454,6 +458,7 @@ def test_picture_and_line() -> None:
         ({"th": -0.1}, "th=-0.1"),
         ({"visit_cost": math.nan}, "visit_cost=nan"),
         ({"marker": "left"}, "marker='left'"),
+        ({"knees": "left"}, "knees='left'"),
         ({"patients": 0}, "patients=0"),
         ({"questionnaire_cost": -1.0}, "questionnaire_cost=-1.0"),
     ],
