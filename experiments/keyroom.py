@@ -94,7 +94,14 @@ def make_key_rooms(num_envs: int, fn: RewardFunction, **arguments: Any) -> View:
     All in this process: with so small a policy, and jobs side by side, what a worker process would
     save goes into waiting for it.
     """
-    make = partial(gymnasium.make, ENV, observation_keys=KEYS, actions="calm", **arguments)
+    make = partial(
+        gymnasium.make,
+        ENV,
+        observation_keys=KEYS,
+        actions="calm",
+        disable_env_checker=True,
+        **arguments,
+    )
     mode = gymnasium.vector.AutoresetMode.SAME_STEP
     envs = gymnasium.vector.SyncVectorEnv([make] * num_envs, autoreset_mode=mode)
     return View(VectorRewardWrapper(envs, fn))

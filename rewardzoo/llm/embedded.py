@@ -82,14 +82,14 @@ class EmbeddedModel:
         self.context = context
         self._lock = threading.Lock()
 
-    def score(self, prompt: str, labels: tuple[str, str]) -> float:
-        """The probability that the first label follows, of the two, by their first tokens."""
+    def log_odds(self, prompt: str, labels: tuple[str, str]) -> float:
+        """Log-odds of the first label against the second as what follows, by their first tokens."""
         first, second = (self._tokens(f" {label}")[0] for label in labels)
         if first == second:
             raise ValueError(f"labels={labels}: they begin with the same token")
         with self._lock:
             logits = self._advance(self._tokens(prompt, begin=True))
-        return float(1.0 / (1.0 + np.exp(float(logits[second]) - float(logits[first]))))
+        return float(logits[first]) - float(logits[second])
 
     def first_token(self, prompt: str, top: int) -> dict[str, float]:
         """Log-probabilities of the ``top`` most likely next tokens."""

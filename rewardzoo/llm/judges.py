@@ -7,6 +7,7 @@ first, 0 for the second, 0.5 for neither.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from .client import ChatClient, LLMError, Reply
 from .labels import read_labels
 from .rules import GOALS, RULES
-from .tasks import PAIR, Task, label_score
+from .tasks import PAIR, Question, Task, label_score
 
 if TYPE_CHECKING:
     from .embedded import EmbeddedModel
@@ -184,7 +185,7 @@ class ServerJudge(Judge):
 
     instant = False
 
-    def __init__(self, client: ChatClient, task: Task, scoring: str = "auto") -> None:
+    def __init__(self, client: ChatClient, task: Question, scoring: str = "auto") -> None:
         if scoring not in ("auto", "logprobs", "text"):
             raise ValueError(f"scoring={scoring!r}: expected auto, logprobs or text")
         self.client, self.task, self.scoring = client, task, scoring
@@ -264,6 +265,9 @@ class ServerJudge(Judge):
 class EmbeddedJudge(Judge):
     """The embedded model: the probability of ``Yes`` against ``No`` after a few examples.
 
+    The model's leaning towards one label, whatever the message, is taken off: it is the mean of
+    the log-odds for messages without content (Zhao et al. 2021, "Calibrate before use").
+
     Args:
         task: what to ask.
         model: a loaded model; None loads the default when first asked.
@@ -272,16 +276,15 @@ class EmbeddedJudge(Judge):
     instant = False
     name = "SmolLM2-135M-Instruct"
 
-    def __init__(self, task: Task, model: EmbeddedModel | None = None) -> None:
+    def __init__(self, task: Question, model: EmbeddedModel | None = None) -> None:
         self.task, self._model, self._closed = task, model, False
+        self._leaning: float | None = None
         self.version = f"{task.version}-few-shot"
+        if model is not None:
+            self.name = model.name
 
     def judge(self, messages: Sequence[str]) -> Iterator[tuple[str, float | None]]:
         """One after the other, with the examples kept in the model's memory."""
-        if self._model is None and messages:
-            from .embedded import EmbeddedModel
-
-            self._model = EmbeddedModel()
         for message in messages:
             if self._closed:
                 return
@@ -289,8 +292,17 @@ class EmbeddedJudge(Judge):
 
     def score(self, message: str) -> float:
         """The probability of the helpful label, of the two."""
-        assert self._model is not None
-        return self._model.score(self.task.few_shot(message), self.task.labels)
+        if self._leaning is None:
+            odds = [self._log_odds(text) for text in self.task.empty]
+            self._leaning = sum(odds) / len(odds)
+        return 1.0 / (1.0 + math.exp(self._leaning - self._log_odds(message)))
+
+    def _log_odds(self, message: str) -> float:
+        if self._model is None:
+            from .embedded import EmbeddedModel
+
+            self._model = EmbeddedModel()
+        return self._model.log_odds(self.task.few_shot(message), self.task.labels)
 
     def close(self) -> None:
         """Stop after the present message."""

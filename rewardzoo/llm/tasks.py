@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from .client import Message
 
@@ -50,6 +51,34 @@ _KEY_EXAMPLES: tuple[tuple[str, bool], ...] = (
 _TAG = re.compile(r"VERDICT\W*(HELPFUL|NEUTRAL|FIRST|SECOND|NONE)\b", re.IGNORECASE)
 
 
+class Question(Protocol):
+    """What a judge needs to know of what it is asked."""
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """The label of score 1, and that of score 0; they begin with different tokens."""
+
+    @property
+    def version(self) -> str:
+        """Changes with every word of what is asked."""
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """Items without content, from which a model's leaning towards a label is seen."""
+
+    def dialogue(self, message: str) -> list[Message]:
+        """A conversation whose next word is a label."""
+
+    def few_shot(self, message: str) -> str:
+        """A text whose next word is a label; only its end depends on the message."""
+
+    def analysis(self, message: str) -> list[Message]:
+        """A request for a text that ``parse`` understands."""
+
+    def parse(self, text: str) -> float | None:
+        """The score in the text of an analysis; None where there is no verdict."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What is asked about a message, or about a pair of messages.
@@ -75,6 +104,12 @@ class Task:
     def labels(self) -> tuple[str, str]:
         """The positive label and the negative one: Yes and No, or First and Second."""
         return ("First", "Second") if self.pairs else ("Yes", "No")
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """Messages without content."""
+        texts = ("", "N/A", "...")
+        return tuple(text + PAIR + text for text in texts) if self.pairs else texts
 
     @property
     def version(self) -> str:
