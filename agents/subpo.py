@@ -512,8 +512,10 @@ class SubPO:
 def _episode_steps(envs: Any) -> int:
     """How long the environment says that its episodes are."""
     inner = envs.unwrapped
-    for owner in (inner, getattr(inner, "func", None), *getattr(inner, "envs", [])[:1]):
-        steps = getattr(getattr(owner, "unwrapped", owner), "episode_steps", None)
+    if isinstance(inner, gymnasium.vector.SyncVectorEnv):
+        inner = inner.envs[0].unwrapped
+    for owner in (inner, getattr(inner, "func", None)):
+        steps = getattr(owner, "episode_steps", None)
         if isinstance(steps, int) and steps >= 1:
             return steps
     raise ValueError(

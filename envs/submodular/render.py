@@ -39,7 +39,7 @@ def grid_frame(func: Any, state: Any, i: int) -> np.ndarray:
     rows, columns = func.shape
     size = max(6, 360 // max(rows, columns))
     alone, taken = worth(func, state, i)
-    grey = 255 - 110 * alone[:, None] * np.ones(3)
+    grey = 250 - 90 * alone[:, None] * np.ones(3)
     colour = grey + (_COVERED * (0.55 + 0.45 * alone[:, None]) - grey) * taken[:, None]
     colour = colour.reshape(rows, columns, 3)
     walls = getattr(func, "walls", None)
