@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from rewardzoo.transition import Obs
 
+from . import nethack
+
 MASK_KEY = "action_mask"
 
 
@@ -226,7 +228,8 @@ def encoder(space: spaces.Space[Any], size: int, activation: str) -> nn.Module:
     if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
         return Index([2] * space.shape[0], [0] * space.shape[0], size, activation)
     if isinstance(space, spaces.Dict):
-        return Keys(space, size, activation)
+        kind = nethack.NetHackEncoder if nethack.takes(space) else Keys
+        return kind(space, size, activation)
     raise ValueError(
         f"observation_space={space}: expected Box, Discrete, flat MultiDiscrete or MultiBinary, "
         "or a Dict of them"
@@ -265,8 +268,8 @@ class RunningMoments(nn.Module):
 class ActorCritic(nn.Module):
     """A policy and a value function.
 
-    Actor and critic are separate networks; pictures and recurrent cores are shared by both. With
-    ``hidden=()`` both are linear, which on Discrete observations is a table.
+    Actor and critic are separate networks; recurrent cores and what reads pictures or NetHack are
+    shared by both. With ``hidden=()`` both are linear, which on Discrete observations is a table.
 
     Args:
         space: the observation space of one environment.
@@ -305,7 +308,7 @@ class ActorCritic(nn.Module):
             return
         size = hidden[0] if hidden else 64
         self.encoder = encoder(space, size, activation)
-        shared = recurrent is not None or has_image(space)
+        shared = recurrent is not None or has_image(space) or hasattr(self.encoder, "shared")
         self.critic_encoder = self.encoder if shared else encoder(space, size, activation)
         width = int(self.encoder.num_features)  # type: ignore[arg-type]
         if recurrent is not None:
