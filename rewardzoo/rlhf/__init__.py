@@ -1,0 +1,1 @@
+"""Language-model track: preference data, models, losses, reward models, trainers, evaluation."""

@@ -1,0 +1,234 @@
+"""A compact decoder transformer, and the interface that every language model here has."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .checkpoints import load, save
+
+
+class LanguageModel(nn.Module):
+    """What trainers, samplers and reward models ask of a causal language model.
+
+    Attributes:
+        vocab_size: of its logits.
+        width: of its hidden states.
+        eos: id of the token that ends a sequence.
+        max_length: longest sequence; 0 for no limit.
+    """
+
+    vocab_size: int
+    width: int
+    eos: int
+    max_length: int = 0
+
+    def hidden(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Last hidden states (B, L, width) of ids (B, L); ``mask`` (B, L) bool, False on padding.
+
+        Without a mask no row is padded on the left; padding on the right never matters.
+        """
+        raise NotImplementedError
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (..., vocab_size) of hidden states (..., width)."""
+        raise NotImplementedError
+
+    def start(self, ids: Tensor, mask: Tensor | None, new_tokens: int) -> tuple[Tensor, Any]:
+        """Read a prompt: the hidden state of its last token (B, width) and a key-value cache."""
+        raise NotImplementedError
+
+    def advance(self, ids: Tensor, cache: Any) -> Tensor:
+        """Read one token more of each row, ids (B,): its hidden state (B, width)."""
+        raise NotImplementedError
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits (B, L, vocab_size)."""
+        return self.head(self.hidden(ids, mask))
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The size of a ``Decoder``.
+
+    Args:
+        vocab_size: tokens.
+        max_length: longest sequence.
+        width: of hidden states, a multiple of ``heads``.
+        layers: blocks.
+        heads: of attention.
+        eos: id of the token that ends a sequence.
+    """
+
+    vocab_size: int = 32
+    max_length: int = 32
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+    eos: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "max_length", "width", "layers", "heads"):
+            if not getattr(self, name) >= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected an integer >= 1")
+        if self.width % self.heads:
+            raise ValueError(f"width={self.width}: expected a multiple of heads={self.heads}")
+        if not 0 <= self.eos < self.vocab_size:
+            raise ValueError(f"eos={self.eos}: expected 0 to {self.vocab_size - 1}")
+
+
+class Block(nn.Module):
+    """Attention and a perceptron, each behind a normalisation."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """New states (B, L, width), and this block's keys and values (2, B, heads, L, d)."""
+        b, length, width = x.shape
+        qkv = self.qkv(self.norm1(x)).view(b, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        # Written out: on sequences this short it is no slower than the fused kernel, and unlike it
+        # can be mapped over the members of an ensemble.
+        scores = torch.matmul(qkv[0] * qkv.shape[-1] ** -0.5, qkv[1].transpose(-1, -2)) + bias
+        y = torch.matmul(torch.softmax(scores, -1), qkv[2])
+        x = x + self.out(y.transpose(1, 2).reshape(b, length, width))
+        return x + self.down(F.gelu(self.up(self.norm2(x)))), qkv[1:]
+
+    def step(self, x: Tensor, cache: Tensor, at: int, mask: Tensor | None) -> Tensor:
+        """The same for one token (B, width), at column ``at`` of ``cache``."""
+        b, width = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(b, 3, self.heads, -1).unbind(1)
+        cache[0, :, :, at] = k
+        cache[1, :, :, at] = v
+        scores = torch.matmul(cache[0, :, :, : at + 1], q.unsqueeze(-1)).squeeze(-1)
+        scores = scores * (q.shape[-1] ** -0.5)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, : at + 1], -torch.inf)
+        weights = torch.softmax(scores, -1)
+        y = torch.matmul(weights.unsqueeze(-2), cache[1, :, :, : at + 1])
+        x = x + self.out(y.reshape(b, width))
+        out: Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
+        return out
+
+
+@dataclass
+class Cache:
+    """Keys and values of the columns read so far, in buffers as long as the sequence can get."""
+
+    layers: list[Tensor]  # each (2, B, heads, L, d)
+    mask: Tensor | None  # (B, L) bool
+    position: Tensor  # (B,) of the next token
+    at: int  # next column
+
+
+class Decoder(LanguageModel):
+    """A transformer with learned positions and tied embeddings, small enough for one core.
+
+    Args:
+        config: its size.
+        seed: of its initial weights.
+
+    Example:
+        >>> model = Decoder(DecoderConfig(vocab_size=8, width=16), seed=0)
+        >>> model(torch.tensor([[0, 3, 2]])).shape
+        torch.Size([1, 3, 8])
+    """
+
+    def __init__(self, config: DecoderConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size, self.width = config.vocab_size, config.width
+        self.eos, self.max_length = config.eos, config.max_length
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.embed = nn.Embedding(config.vocab_size, config.width)
+            self.places = nn.Embedding(config.max_length, config.width)
+            self.blocks = nn.ModuleList(
+                Block(config.width, config.heads) for _ in range(config.layers)
+            )
+            for name, p in self.named_parameters():
+                if p.dim() > 1:
+                    scale = 0.02 if "embed" in name or "places" in name else p.shape[1] ** -0.5
+                    nn.init.normal_(p, std=scale)
+        self.norm = nn.LayerNorm(config.width)
+
+    def hidden(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Last hidden states (B, L, width)."""
+        return self._read(ids, mask)[0]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (..., vocab_size)."""
+        return F.linear(hidden, self.embed.weight)
+
+    def start(self, ids: Tensor, mask: Tensor | None, new_tokens: int) -> tuple[Tensor, Cache]:
+        """Read a prompt; the cache has room for ``new_tokens`` more."""
+        b, length = ids.shape
+        room = length + new_tokens
+        hidden, read = self._read(ids, mask)
+        layers = []
+        for kv in read:
+            buffer = kv.new_empty(2, b, kv.shape[2], room, kv.shape[4])
+            buffer[:, :, :, :length] = kv
+            layers.append(buffer)
+        if mask is not None:
+            mask = F.pad(mask, (0, new_tokens), value=True)
+            position = mask[:, :length].sum(1)
+        else:
+            position = ids.new_full((b,), length)
+        return hidden[:, -1], Cache(layers, mask, position, length)
+
+    def advance(self, ids: Tensor, cache: Cache) -> Tensor:
+        """Read one token more; writes into the cache."""
+        x = self.embed(ids) + self.places(cache.position)
+        for block, layer in zip(self.blocks, cache.layers, strict=True):
+            assert isinstance(block, Block)
+            x = block.step(x, layer, cache.at, cache.mask)
+        cache.position = cache.position + 1
+        cache.at += 1
+        out: Tensor = self.norm(x)
+        return out
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model into a folder, whole or not at all."""
+        content = {"config": asdict(self.config), "weights": self.state_dict()}
+        save(Path(folder) / "decoder.pt", "decoder", content)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Decoder:
+        """Read what ``save_pretrained`` wrote."""
+        content = load(Path(folder) / "decoder.pt", "decoder")
+        model = cls(DecoderConfig(**content["config"]))
+        model.load_state_dict(content["weights"])
+        return model
+
+    def _read(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        length = ids.shape[1]
+        if length > self.max_length:
+            raise ValueError(
+                f"ids: {length} tokens, the model reads max_length={self.max_length}; shorten them"
+            )
+        square = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
+        if mask is None:
+            x = self.embed(ids) + self.places.weight[:length]
+        else:
+            x = self.embed(ids) + self.places((mask.cumsum(1) - 1).clamp(min=0))
+            # A padded row sees itself, for a row that sees nothing has no softmax.
+            square = (mask[:, None, None, :] & square) | square.triu()
+        bias = torch.zeros(square.shape, dtype=x.dtype, device=ids.device)
+        bias = bias.masked_fill(~square, -torch.inf)
+        read = []
+        for block in self.blocks:
+            x, kv = block(x, bias)
+            read.append(kv)
+        return self.norm(x), read

@@ -1,0 +1,81 @@
+"""Ensembles of reward models: one batched pass, standardised members, conservative objectives."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .reward_models import RewardModel
+from .sequences import Sequences
+
+
+def worst(scores: Tensor, coef: float) -> Tensor:
+    """The least of the members' scores (worst-case optimisation)."""
+    return scores.amin(0)
+
+
+def uncertainty_weighted(scores: Tensor, coef: float) -> Tensor:
+    """Mean minus ``coef`` times the unbiased variance."""
+    return scores.mean(0) - coef * scores.var(0)
+
+
+def mean_minus_std(scores: Tensor, coef: float) -> Tensor:
+    """Mean minus ``coef`` times the standard deviation."""
+    return scores.mean(0) - coef * scores.std(0)
+
+
+OBJECTIVES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "mean": lambda scores, coef: scores.mean(0),
+    "median": lambda scores, coef: scores.quantile(0.5, 0),
+    "wco": worst,
+    "uwo": uncertainty_weighted,
+    "mean_std": mean_minus_std,
+}
+
+
+class Ensemble(nn.Module):
+    """Several reward models of one architecture, combined.
+
+    Args:
+        members: at least 2, each with its normaliser fitted: raw scores have arbitrary offsets and
+            scales, so a minimum over them means nothing.
+        objective: one of ``OBJECTIVES``.
+        coef: of ``uwo`` and ``mean_std``; 0 is the mean.
+
+    Paper: Coste et al. (2024), "Reward model ensembles help mitigate overoptimization".
+    """
+
+    def __init__(
+        self, members: Sequence[RewardModel], objective: str = "wco", coef: float = 0.5
+    ) -> None:
+        super().__init__()
+        if objective not in OBJECTIVES:
+            raise ValueError(f"objective={objective!r}: expected one of {', '.join(OBJECTIVES)}")
+        if len(members) < 2:
+            raise ValueError(f"members: {len(members)} of them, expected at least 2")
+        self.objective, self.coef = objective, float(coef)
+        # One copy gives the code; the stacked weights of all members are mapped over it.
+        template = copy.deepcopy(members[0])
+        parameters, buffers = torch.func.stack_module_state(list(members))  # type: ignore[arg-type]
+        self._names = list(parameters) + list(buffers)
+        for i, name in enumerate(self._names):
+            tensor = {**parameters, **buffers}[name].detach()
+            self.register_buffer(f"stacked_{i}", tensor)
+        self._template = [template]  # in a list, so that its weights are not saved
+
+    def scores(self, batch: Sequences) -> Tensor:
+        """Standardised scores of every member, (k, B)."""
+        stacked = {name: getattr(self, f"stacked_{i}") for i, name in enumerate(self._names)}
+
+        def one(state: dict[str, Tensor]) -> Tensor:
+            out: Tensor = torch.func.functional_call(self._template[0], state, (batch,))
+            return out
+
+        return torch.vmap(one)(stacked)
+
+    def forward(self, batch: Sequences) -> Tensor:
+        """The objective, (B,)."""
+        return OBJECTIVES[self.objective](self.scores(batch), self.coef)

@@ -1,0 +1,181 @@
+"""Metrics of reward models and of policies that optimise them; exact definitions, no models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+def bon_curve(gold: ArrayLike, proxy: ArrayLike, ns: Sequence[int]) -> Array:
+    """Expected gold of the best of n by proxy, for each n: the mean over all subsets of N answers.
+
+    Ties of the proxy are broken at random, in expectation.
+
+    Args:
+        gold: (..., N) true rewards.
+        proxy: (..., N), what the best is chosen by; give the gold again for its own curve.
+        ns: numbers of answers, each 1 to N.
+
+    Returns:
+        (..., len(ns)).
+
+    Example:
+        >>> bon_curve([0.0, 1.0], [3.0, 4.0], [1, 2]).tolist()
+        [0.5, 1.0]
+    """
+    g, p = np.asarray(gold, np.float64), np.asarray(proxy, np.float64)
+    if g.shape != p.shape:
+        raise ValueError(f"proxy: shape {p.shape}, expected gold's {g.shape}")
+    total = g.shape[-1]
+    order = p.argsort(-1, kind="stable")
+    g, p = np.take_along_axis(g, order, -1), np.take_along_axis(p, order, -1)
+    g = _average_ties(g, p)
+    return np.stack([g @ _bon_weights(total, n) for n in ns], -1)
+
+
+def _bon_weights(total: int, n: int) -> Array:
+    """C(i - 1, n - 1) / C(total, n) for rank i = 1 to total, ascending."""
+    if not 1 <= n <= total:
+        raise ValueError(f"ns: {n} is outside 1 to {total}, the number of answers")
+    log_factorial = np.array([math.lgamma(i + 1) for i in range(total + 1)])
+    i = np.arange(n, total + 1)
+    logs = log_factorial[i - 1] - log_factorial[n - 1] - log_factorial[i - n]
+    all_subsets = log_factorial[total] - log_factorial[n] - log_factorial[total - n]
+    return np.concatenate([np.zeros(n - 1), np.exp(logs - all_subsets)])
+
+
+def _average_ties(gold: Array, proxy: Array) -> Array:
+    if (np.diff(proxy, axis=-1) > 0).all():
+        return gold
+    flat, keys = gold.reshape(-1, gold.shape[-1]).copy(), proxy.reshape(-1, proxy.shape[-1])
+    for row, key in zip(flat, keys, strict=True):
+        _, group = np.unique(key, return_inverse=True)
+        row[:] = (np.bincount(group, row) / np.bincount(group))[group]
+    return flat.reshape(gold.shape)
+
+
+def kl_bon(n: ArrayLike) -> Array:
+    """KL of best-of-n from its base, ``log n - (n - 1) / n``: exact without ties, else a bound."""
+    n = np.asarray(n, np.float64)
+    return np.asarray(np.log(n) - (n - 1) / n)
+
+
+def pass_at_k(correct: ArrayLike, total: int, k: int) -> Array:
+    """``1 - C(total - c, k) / C(total, k)``, the unbiased estimate (Chen et al. 2021)."""
+    if not 1 <= k <= total:
+        raise ValueError(f"k={k}: expected 1 to {total}, the number of samples")
+    c = np.asarray(correct, np.int64)
+    table = [1 - math.comb(total - i, k) / math.comb(total, k) for i in range(total + 1)]
+    return np.array(table)[c]
+
+
+def accuracy(margins: ArrayLike) -> float:
+    """Share of pairs with a positive margin, ties counted half."""
+    m = np.asarray(margins, np.float64)
+    return float(((m > 0) + 0.5 * (m == 0)).mean())
+
+
+def ece(confidence: ArrayLike, correct: ArrayLike, bins: int = 10) -> float:
+    """Expected calibration error over equal-width bins of confidence in [0, 1]."""
+    p, y = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
+    if ((p < 0) | (p > 1)).any():
+        raise ValueError(f"confidence: {p[(p < 0) | (p > 1)][0]} is outside [0, 1]")
+    at = np.minimum((p * bins).astype(int), bins - 1)
+    gap = np.bincount(at, y - p, bins)
+    return float(np.abs(gap).sum() / len(p))
+
+
+def auroc(score: ArrayLike, label: ArrayLike) -> float:
+    """P(the score of a positive exceeds that of a negative), ties counted half."""
+    from scipy.stats import rankdata
+
+    s, y = np.asarray(score, np.float64), np.asarray(label, bool)
+    positives, negatives = int(y.sum()), int((~y).sum())
+    if not positives or not negatives:
+        raise ValueError("label: expected both positives and negatives")
+    ranks = rankdata(s)[y].sum()
+    return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def one_to_many(scores: ArrayLike) -> dict[str, float]:
+    """RewardMATH's metrics of scores (problems, 1 + wrong), the correct one first; ties lose.
+
+    Paper: Kim et al. (2024), "Evaluating robustness of reward models for mathematical reasoning".
+    """
+    s = np.asarray(scores, np.float64)
+    rank = 1 + (s[:, 1:] >= s[:, :1]).sum(1)
+    return {
+        "accuracy": float((rank == 1).mean()),
+        "mrr": float((1 / rank).mean()),
+        "one_to_one": float((s[:, 1] < s[:, 0]).mean()),
+    }
+
+
+def contrast_consistency(scores: ArrayLike) -> dict[str, float]:
+    """Consistency on contrasting instructions (Shen et al. 2024).
+
+    Args:
+        scores: (items, 2, 2), ``scores[:, i, j]`` of response j to instruction i.
+
+    Returns:
+        ``response`` (the right response wins within an instruction) and ``instruction`` (the right
+        instruction wins for a response), .5 for a random model.
+    """
+    s = np.asarray(scores, np.float64)
+    right = s[:, [0, 1], [0, 1]]
+    other_response, other_instruction = s[:, [0, 1], [1, 0]], s[:, [1, 0], [0, 1]]
+    return {
+        "response": float((right > other_response).mean()),
+        "instruction": float((right > other_instruction).mean()),
+    }
+
+
+def wilson(wins: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's interval of a win rate; ties count half a win."""
+    p = wins / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def fit_scaling_law(kl: ArrayLike, gold: ArrayLike, form: str = "rl") -> tuple[float, float, float]:
+    """Gao et al.'s fit of gold over d = sqrt(KL), by least squares.
+
+    Args:
+        kl: (points,), in nats, positive ones are used.
+        gold: (points,), 0 at KL 0.
+        form: "rl", ``d (alpha - beta log d)``, or "bon", ``d (alpha - beta d)``.
+
+    Returns:
+        alpha, beta and R^2.
+
+    Paper: Gao, Schulman, Hilton (2023), "Scaling laws for reward model overoptimization".
+    """
+    if form not in ("rl", "bon"):
+        raise ValueError(f"form={form!r}: expected rl or bon")
+    k, g = np.asarray(kl, np.float64), np.asarray(gold, np.float64)
+    d, g = np.sqrt(k[k > 1e-6]), g[k > 1e-6]
+    if len(d) < 3:
+        raise ValueError(f"kl: {len(d)} positive points, expected at least 3")
+    x = np.stack([d, -d * (np.log(d) if form == "rl" else d)], 1)
+    (alpha, beta), *_ = np.linalg.lstsq(x, g, rcond=None)
+    residual = g - x @ np.array([alpha, beta])
+    return float(alpha), float(beta), float(1 - residual.var() / g.var())
+
+
+def overoptimisation(kl: ArrayLike, gold: ArrayLike) -> dict[str, float]:
+    """Peak gold of a run, the KL where it was, and the end."""
+    k, g = np.asarray(kl, np.float64), np.asarray(gold, np.float64)
+    at = int(g.argmax())
+    return {
+        "peak": float(g[at]),
+        "peak_kl": float(k[at]),
+        "end": float(g[-1]),
+        "end_kl": float(k[-1]),
+        "fall": float(g[at] - g[-1]),
+    }

@@ -1,0 +1,279 @@
+"""The gold-reward laboratory of Gao et al. (2023), with a language that takes a second to learn.
+
+A known function plays the human (the gold reward). Proxies are trained on pairs that it labels,
+with noise; policies optimise the proxies; gold is only measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .checkpoints import load, save
+from .decoder import Decoder, DecoderConfig, LanguageModel
+from .pairs import PairBatch
+from .reward_models import RewardModel, train_reward_model
+from .sampling import sample
+from .sequences import Sequences, completion_logits, gather_logps, sequence_kl
+
+BOS, EOS = 0, 1
+
+
+@dataclass(frozen=True)
+class LaboratoryConfig:
+    """What is fixed before anything is learned.
+
+    Args:
+        vocab_size: tokens, BOS and EOS among them.
+        prompt_length: tokens of a prompt, uniform.
+        new_tokens: longest response.
+        bend: saturation of good tokens: repeating one pays less and less, then costs.
+        noise: probability that a pair's label is flipped.
+        n_pairs: pairs that proxies are trained on.
+        length_bias: reward a token in labels, not in gold.
+        width: of models.
+        layers: of models.
+        sft_steps: of supervised training, 128 sequences each.
+    """
+
+    vocab_size: int = 32
+    prompt_length: int = 4
+    new_tokens: int = 16
+    bend: float = 0.12
+    noise: float = 0.25
+    n_pairs: int = 1000
+    length_bias: float = 0.0
+    width: int = 64
+    layers: int = 2
+    sft_steps: int = 200
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise < 0.5:
+            raise ValueError(f"noise={self.noise}: expected a number in [0, .5)")
+
+
+class Language:
+    """A random order-1 Markov chain over tokens: what responses are drawn from.
+
+    Args:
+        config: its size.
+        seed: of the chain.
+    """
+
+    def __init__(self, config: LaboratoryConfig, seed: int) -> None:
+        self.config = config
+        generator = torch.Generator().manual_seed(seed * 7919 + 1)
+        v = config.vocab_size
+        logits = 1.2 * torch.randn(v, v, generator=generator)
+        logits[:, [BOS, EOS]] = -torch.inf
+        self.next = 0.93 * torch.softmax(logits, 1)
+        self.next[:, EOS] = 0.07
+
+    def prompts(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, prompt_length) uniform content tokens."""
+        shape = (n, self.config.prompt_length)
+        return torch.randint(2, self.config.vocab_size, shape, generator=generator)
+
+    def corpus(self, n: int, generator: torch.Generator) -> Sequences:
+        """Prompts with responses of the chain."""
+        prompts = self.prompts(n, generator)
+        ids = [prompts]
+        token = prompts[:, -1]
+        running = torch.ones(n, dtype=torch.bool)
+        masks = []
+        for _ in range(self.config.new_tokens):
+            token = torch.multinomial(self.next[token], 1, generator=generator).squeeze(1)
+            token = torch.where(running, token, EOS)
+            ids.append(token.unsqueeze(1))
+            masks.append(running)
+            running = running & (token != EOS)
+        return Sequences(torch.cat(ids, 1), torch.stack(masks, 1))
+
+    def entropy(self, batch: Sequences) -> Tensor:
+        """Nats a token that the chain itself spends on a batch, a scalar."""
+        before = batch.ids[:, batch.prompt_length - 1 : -1]
+        p = self.next[before]
+        each = -(torch.xlogy(p, p)).sum(-1)
+        return (each * batch.completion_mask).sum() / batch.completion_mask.sum()
+
+
+class Gold:
+    """The gold reward: weights of tokens that saturate, a match with the prompt, bigrams, length.
+
+    Args:
+        config: of the laboratory.
+        seed: of the weights.
+    """
+
+    def __init__(self, config: LaboratoryConfig, seed: int) -> None:
+        self.config = config
+        generator = torch.Generator().manual_seed(seed * 7919 + 2)
+        v = config.vocab_size
+        self.w = torch.randn(v, generator=generator)
+        self.bigrams = 0.7 * torch.randn(v, v, generator=generator)
+        self.mean, self.std = 0.0, 1.0
+
+    def __call__(self, batch: Sequences) -> Tensor:
+        """Gold (B,) in units of the standard deviation over base samples."""
+        return (self.raw(batch) - self.mean) / self.std
+
+    def raw(self, batch: Sequences) -> Tensor:
+        """Before standardisation, (B,)."""
+        y = batch.completions
+        content = batch.completion_mask & (y != EOS)
+        hot = F.one_hot(y, self.config.vocab_size) * content.unsqueeze(-1)
+        count = hot.sum(1).float()
+        bent = count - self.config.bend * count * (count - 1)
+        tokens = torch.where(self.w > 0, bent, count) @ self.w
+        asked = F.one_hot(batch.prompts, self.config.vocab_size).sum(1).float()
+        match = torch.minimum(count, asked).sum(1)
+        both = content[:, 1:] & content[:, :-1]
+        bigrams = 0.5 * (self.bigrams[y[:, :-1], y[:, 1:]] * both).sum(1)
+        length = 0.02 * (content.sum(1) - 8).clamp(min=0).float() ** 2
+        return tokens + match + bigrams - length
+
+    def standardise(self, base: Sequences) -> None:
+        """Take mean and standard deviation over a base policy's samples."""
+        raw = self.raw(base)
+        self.mean, self.std = float(raw.mean()), float(raw.std())
+
+
+class Laboratory:
+    """One world: a language, a gold reward, a base policy, labelled pairs, proxies.
+
+    Args:
+        seed: of everything.
+        config: what is fixed.
+        cache: folder where base policies and proxies are kept, so that arms share them.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        config: LaboratoryConfig | None = None,
+        cache: str | Path | None = None,
+    ) -> None:
+        self.seed = seed
+        self.config = config or LaboratoryConfig()
+        self.language = Language(self.config, seed)
+        self.gold = Gold(self.config, seed)
+        self.cache = None if cache is None else Path(cache)
+        self.policy = self.sft(0)
+        self.base = self.sample(self.policy, 4096, stream=3)
+        self.gold.standardise(self.base)
+
+    def generator(self, stream: int) -> torch.Generator:
+        """Randomness of this world's own; streams do not overlap."""
+        return torch.Generator().manual_seed(self.seed * 7919 + 100 + stream)
+
+    def prompts(self, n: int, stream: int) -> Tensor:
+        """(n, P) prompts."""
+        return self.language.prompts(n, self.generator(stream))
+
+    def sample(self, model: LanguageModel, n: int, stream: int) -> Sequences:
+        """Completions of ``n`` fresh prompts."""
+        generator = self.generator(stream)
+        prompts = self.language.prompts(n, generator)
+        return sample(model, prompts, self.config.new_tokens, generator)
+
+    def sft(self, member: int) -> Decoder:
+        """A base policy: from initial weights and a corpus draw of its own for each ``member``."""
+        c = self.config
+        keys = {k: v for k, v in asdict(c).items() if k in _SHAPE}
+        name = "-".join(str(v) for v in keys.values())
+        file = self.cache and self.cache / f"sft-{self.seed}-{member}-{name}.pt"
+        size = DecoderConfig(c.vocab_size, c.prompt_length + c.new_tokens, c.width, c.layers)
+        model = Decoder(size, seed=self.seed * 7919 + member)
+        if file and file.is_file():
+            model.load_state_dict(load(file, "sft")["weights"])
+            return model.eval()
+        generator = self.generator(1_000 + member)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, fused=True)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=c.sft_steps)
+        for _ in range(c.sft_steps):
+            supervised_step(model, self.language.corpus(128, generator), optimizer)
+            schedule.step()
+        if file:
+            save(file, "sft", {"weights": model.state_dict()})
+        return model.eval()
+
+    def pairs(self, n: int, noise: float, stream: int = 10) -> tuple[PairBatch, Tensor]:
+        """Pairs of base samples in the order of gold, and which labels were flipped, (n,) bool."""
+        generator = self.generator(stream)
+        prompts = self.language.prompts(n, generator)
+        both = sample(self.policy, prompts.repeat(2, 1), self.config.new_tokens, generator)
+        label = self.gold(both) + self.config.length_bias * both.lengths
+        first, second = label.chunk(2)
+        flipped = torch.rand(n, generator=generator) < noise
+        best = torch.where((first >= second) ^ flipped, 0, n) + torch.arange(n)
+        other = (best + n) % (2 * n)
+        pairs = PairBatch(both.rows(best), both.rows(other), (first - second).abs(), torch.ones(n))
+        return pairs, flipped
+
+    def reward_model(self, member: int = 0, pretrained: int = 0, n_pairs: int = 0) -> RewardModel:
+        """A proxy on this world's noisy pairs.
+
+        Args:
+            member: seed of its head and data order.
+            pretrained: which base policy its backbone comes from.
+            n_pairs: to train on; 0 for the configured number.
+        """
+        c = self.config
+        backbone = self.policy if pretrained == 0 else self.sft(pretrained)
+        n = n_pairs or c.n_pairs
+        shape = "-".join(str(v) for v in asdict(c).values())
+        file = self.cache and self.cache / f"rm-{self.seed}-{member}-{pretrained}-{n}-{shape}.pt"
+        if file and file.is_file():
+            model = RewardModel(backbone)
+            model.load_state_dict(load(file, "reward model")["weights"])
+            return model.eval()
+        data, _ = self.pairs(n, c.noise)
+        model = train_reward_model(data, backbone, seed=member)
+        model.fit_normaliser(self.base)
+        if file:
+            save(file, "reward model", {"weights": model.state_dict()})
+        return model
+
+    @torch.no_grad()
+    def evaluate(
+        self, policy: LanguageModel, proxy: Callable[[Sequences], Tensor], n: int = 1024
+    ) -> dict[str, float]:
+        """Gold, proxy, KL in nats a sequence, tokens and entropy on fresh prompts."""
+        batch = self.sample(policy, n, stream=5)
+        logits = completion_logits(policy, batch)
+        ref = completion_logits(self.policy, batch)
+        mask = batch.completion_mask
+        entropy = -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1)
+        return {
+            "gold": float(self.gold(batch).mean()),
+            "proxy": float(proxy(batch).mean()),
+            "kl": float(sequence_kl(logits, ref, mask).mean()),
+            "length": float(batch.lengths.float().mean()),
+            "entropy": float((entropy * mask).sum() / mask.sum()),
+        }
+
+
+_SHAPE = ("vocab_size", "prompt_length", "new_tokens", "width", "layers", "sft_steps")
+
+
+def supervised_step(
+    model: LanguageModel, batch: Sequences, optimizer: torch.optim.Optimizer
+) -> float:
+    """One step of maximum likelihood on completions; nats a token before it."""
+    logits = completion_logits(model, batch)
+    logps = gather_logps(logits, batch.completions)
+    loss = -(logps * batch.completion_mask).sum() / batch.completion_mask.sum()
+    number = float(loss.detach())
+    if not math.isfinite(number):
+        raise ValueError(f"loss={number}: training diverged; lower the learning rate")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return number

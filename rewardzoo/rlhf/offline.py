@@ -1,0 +1,139 @@
+"""Offline trainer: one loop for every preference loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .checkpoints import load, save
+from .decoder import LanguageModel
+from .losses import LOSSES, Scores
+from .pairs import PairBatch, minibatches
+from .sequences import sequence_logps
+
+Metrics = dict[str, float]
+
+
+class OfflineTrainer:
+    """Trains a policy on pairs; what the reference says about them is computed once.
+
+    Args:
+        policy: trained in place.
+        ref: reference policy; it may be the policy itself, for it is read before training.
+        data: pairs.
+        loss: one of ``LOSSES``.
+        learning_rate: of AdamW.
+        batch_size: pairs a step.
+        max_grad_norm: clips gradients.
+        seed: of the order of the data.
+        **loss_kwargs: of the loss, as ``beta=.1``.
+
+    A trainer that is saved and loaded goes on exactly as if it had never stopped.
+    """
+
+    def __init__(
+        self,
+        policy: LanguageModel,
+        ref: LanguageModel,
+        data: PairBatch,
+        loss: str = "dpo",
+        learning_rate: float = 1e-3,
+        batch_size: int = 64,
+        max_grad_norm: float = 1.0,
+        seed: int = 0,
+        **loss_kwargs: Any,
+    ) -> None:
+        if loss not in LOSSES:
+            raise ValueError(f"loss={loss!r}: expected one of {', '.join(LOSSES)}")
+        if ref.vocab_size != policy.vocab_size:
+            raise ValueError(
+                f"ref: a vocabulary of {ref.vocab_size}, the policy's is {policy.vocab_size}"
+            )
+        self.policy, self.data, self.seed = policy, data, seed
+        self.batch_size, self.max_grad_norm = min(batch_size, len(data)), max_grad_norm
+        self.loss = LOSSES[loss]
+        self.loss_kwargs = loss_kwargs
+        trained = [p for p in policy.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0, fused=True)
+        self.num_steps = 0
+        self.ref_chosen, self.ref_rejected = reference_logps(ref, data)
+
+    def train(
+        self, steps: int, callback: Callable[[OfflineTrainer, Metrics], None] | None = None
+    ) -> Metrics:
+        """Make ``steps`` more steps; the metrics of the last one, read once at the end of each."""
+        metrics: Metrics = {}
+        self.policy.train()
+        first = self.num_steps
+        for index in minibatches(len(self.data), self.batch_size, self.seed, first, first + steps):
+            numbers = self.step(index)
+            self.num_steps += 1
+            if callback is not None or self.num_steps == first + steps:
+                metrics = {k: float(v) for k, v in numbers.items()}
+            if callback is not None:
+                callback(self, metrics)
+        self.policy.eval()
+        return metrics
+
+    def step(self, index: Tensor) -> dict[str, Tensor]:
+        """One update on the pairs ``index``."""
+        batch = self.data.take(index)
+        chosen, rejected = sequence_logps(self.policy, batch.both).chunk(2)
+        scores = Scores(
+            chosen,
+            rejected,
+            self.ref_chosen[index],
+            self.ref_rejected[index],
+            batch.chosen.lengths,
+            batch.rejected.lengths,
+            batch.strength,
+        )
+        loss = (self.loss(scores, **self.loss_kwargs) * batch.weight).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        with torch.no_grad():
+            return {
+                "train/loss": loss.detach(),
+                "train/chosen_ratio": scores.chosen_ratio.mean(),
+                "train/rejected_ratio": scores.rejected_ratio.mean(),
+                "train/accuracy": (scores.delta > 0).float().mean(),
+                "train/grad_norm": norm,
+            }
+
+    def save(self, path: str | Path) -> None:
+        """Write policy, optimiser and step."""
+        content = {
+            "policy": self.policy.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "num_steps": self.num_steps,
+        }
+        save(path, "offline", content)
+
+    def load(self, path: str | Path) -> None:
+        """Go on from what ``save`` wrote; the arguments must be those of the saved trainer."""
+        content = load(path, "offline")
+        self.policy.load_state_dict(content["policy"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.num_steps = content["num_steps"]
+
+
+@torch.no_grad()
+def reference_logps(
+    ref: LanguageModel, data: PairBatch, batch_size: int = 256
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (N,) of the chosen and of the rejected under the reference."""
+    training = ref.training
+    ref.eval()
+    found = [
+        sequence_logps(ref, data.take(index).both)
+        for index in torch.arange(len(data)).split(batch_size)
+    ]
+    ref.train(training)
+    chosen, rejected = zip(*(each.chunk(2) for each in found), strict=True)
+    return torch.cat(chosen), torch.cat(rejected)

@@ -1,0 +1,256 @@
+"""Online trainer: roll out, score, learn; each algorithm is an advantage and a loss."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoints import load, save
+from .decoder import LanguageModel
+from .losses import chi2_penalty
+from .policy_gradient import clipped, gae, grpo, kept_by_filter, p3o, rloo, whiten
+from .sampling import sample
+from .sequences import Sequences, token_logps
+
+Metrics = dict[str, float]
+ALGORITHMS = ("rloo", "grpo", "ppo", "p3o")
+FILTERS = ("all", "best", "best_random", "best_worst")
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """Hyperparameters of ``OnlineTrainer``.
+
+    Args:
+        algorithm: rloo, grpo, ppo (with a critic), or p3o (k = 2).
+        k: completions a prompt.
+        prompts: a step.
+        new_tokens: longest completion.
+        learning_rate: of AdamW.
+        kl: coefficient of the KL from the reference: k1 in the reward.
+        chi2: coefficient of the square root of the chi-squared penalty, in the loss.
+        epochs: passes over a rollout.
+        clip: of probability ratios.
+        gae_lambda: of ppo.
+        keep: policy filtration: all, best, best_random or best_worst of the k.
+        missing_eos: taken from the reward of completions that do not end.
+        max_grad_norm: clips gradients.
+        seed: of prompts and samples.
+    """
+
+    algorithm: str = "rloo"
+    k: int = 4
+    prompts: int = 32
+    new_tokens: int = 16
+    learning_rate: float = 2e-4
+    kl: float = 0.0
+    chi2: float = 0.0
+    epochs: int = 1
+    clip: float = 0.2
+    gae_lambda: float = 0.95
+    keep: str = "all"
+    missing_eos: float = 0.0
+    max_grad_norm: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in ALGORITHMS:
+            expected = ", ".join(ALGORITHMS)
+            raise ValueError(f"algorithm={self.algorithm!r}: expected one of {expected}")
+        if self.keep not in FILTERS:
+            raise ValueError(f"keep={self.keep!r}: expected one of {', '.join(FILTERS)}")
+        if self.k < 2 or (self.algorithm == "p3o" and (self.k != 2 or self.keep != "all")):
+            raise ValueError(f"k={self.k}: expected 2 for p3o, which keeps all, else 2 or more")
+        for name in ("kl", "chi2", "missing_eos"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected a number >= 0")
+
+
+class OnlineTrainer:
+    """Trains a policy on rewards of its own samples.
+
+    Args:
+        policy: trained in place.
+        ref: reference policy, frozen.
+        reward: scores (B,) of ``Sequences``; one with ``update`` learns after each step from what
+            it scored, and one with ``state_dict`` is saved with the trainer.
+        prompts: (n, generator) to prompts (n, P).
+        config: hyperparameters.
+
+    A trainer that is saved and loaded goes on exactly as if it had never stopped.
+    """
+
+    def __init__(
+        self,
+        policy: LanguageModel,
+        ref: LanguageModel,
+        reward: Callable[[Sequences], Tensor],
+        prompts: Callable[[int, torch.Generator], Tensor],
+        config: OnlineConfig,
+    ) -> None:
+        if ref.vocab_size != policy.vocab_size:
+            raise ValueError(
+                f"ref: a vocabulary of {ref.vocab_size}, the policy's is {policy.vocab_size}"
+            )
+        self.policy, self.ref, self.reward = policy, ref, reward
+        self.prompts, self.config = prompts, config
+        trained = [p for p in policy.parameters() if p.requires_grad]
+        self.critic: Critic | None = None
+        if config.algorithm == "ppo":
+            self.critic = Critic(policy)
+            trained += list(self.critic.parameters())
+        self.optimizer = torch.optim.AdamW(
+            trained, lr=config.learning_rate, weight_decay=0.0, fused=True
+        )
+        self._trained = trained
+        self.num_steps = 0
+
+    def train(
+        self, steps: int, callback: Callable[[OnlineTrainer, Metrics], None] | None = None
+    ) -> Metrics:
+        """Make ``steps`` more steps; the metrics of the last one."""
+        metrics: Metrics = {}
+        for _ in range(steps):
+            numbers = self.step()
+            self.num_steps += 1
+            metrics = {k: float(v) for k, v in numbers.items()}
+            if callback is not None:
+                callback(self, metrics)
+        return metrics
+
+    def step(self) -> dict[str, Any]:
+        """One rollout and the updates on it."""
+        c = self.config
+        generator = torch.Generator().manual_seed(c.seed * 1_000_003 + self.num_steps)
+        prompts = self.prompts(c.prompts, generator).repeat_interleave(c.k, 0)
+        batch = sample(self.policy, prompts, c.new_tokens, generator)
+        with torch.no_grad():
+            scores = self.reward(batch).float()
+            if not bool(torch.isfinite(scores).all()):
+                row = int((~torch.isfinite(scores)).nonzero()[0, 0])
+                raise ValueError(f"reward: {float(scores[row])} in row {row}, expected a number")
+            old = token_logps(self.policy, batch)
+            ref = token_logps(self.ref, batch)
+            ended = (batch.completions == self.policy.eos).any(1)
+            outcome = scores - c.missing_eos * (~ended).float()
+            advantage, total = self._advantage(batch, outcome, old - ref)
+            kept = kept_by_filter(total, c.k, c.keep, generator)
+        metrics: dict[str, Any] = {}
+        rows = batch.rows(kept)
+        for _ in range(c.epochs):
+            metrics = self._update(
+                rows, old[kept], ref[kept], advantage[kept], total[kept], outcome[kept]
+            )
+        if hasattr(self.reward, "update"):
+            metrics.update(self.reward.update())
+        metrics["rollout/reward"] = scores.mean()
+        metrics["rollout/kl"] = (old - ref).sum(1).mean()
+        metrics["rollout/length"] = batch.lengths.float().mean()
+        return metrics
+
+    def _advantage(
+        self, batch: Sequences, outcome: Tensor, log_ratio: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Advantages (B, T), and the sequences' rewards with the penalty on KL (B,)."""
+        c, mask = self.config, batch.completion_mask
+        total = outcome - c.kl * log_ratio.sum(1)
+        if self.critic is not None:
+            reward = -c.kl * log_ratio
+            last = (batch.lengths - 1).unsqueeze(1)
+            reward = reward.scatter_add(1, last, outcome.unsqueeze(1))
+            return gae(reward, self.critic(batch), mask, c.gae_lambda), total
+        each = grpo(total, c.k) if c.algorithm == "grpo" else rloo(total, c.k)
+        return each.unsqueeze(1) * mask, total
+
+    def _update(
+        self,
+        batch: Sequences,
+        old: Tensor,
+        ref: Tensor,
+        advantage: Tensor,
+        total: Tensor,
+        outcome: Tensor,
+    ) -> dict[str, Any]:
+        c, mask = self.config, batch.completion_mask
+        logp = token_logps(self.policy, batch)
+        if c.algorithm == "p3o":
+            loss = p3o((logp - old).sum(1), total, c.clip).mean()
+        elif c.algorithm == "grpo":
+            loss = (clipped(logp, old, advantage, mask, c.clip) / batch.lengths).mean()
+        elif self.critic is not None:
+            used = whiten(advantage, mask)
+            loss = clipped(logp, old, used, mask, c.clip).sum() / mask.sum()
+            value = self.critic(batch)
+            # Undiscounted rewards to go; the penalty on KL is part of them.
+            paid = -c.kl * (old - ref) * mask
+            to_go = paid.flip(1).cumsum(1).flip(1) + outcome.unsqueeze(1)
+            loss = loss + 0.1 * (((value - to_go) ** 2) * mask).sum() / mask.sum()
+        else:
+            loss = clipped(logp, old, advantage, mask, c.clip).mean()
+        if c.chi2:
+            chi = chi2_penalty((logp - ref).sum(1)).mean()
+            loss = loss + c.chi2 * chi.clamp(min=1e-4).sqrt()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self._trained, c.max_grad_norm)
+        self.optimizer.step()
+        with torch.no_grad():
+            ratio = ((logp - old) * mask).exp()
+            moved = ((ratio - 1).abs() > c.clip) & mask
+        return {
+            "train/loss": loss.detach(),
+            "train/grad_norm": norm,
+            "train/clip_fraction": moved.sum() / mask.sum(),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write policy, critic, optimiser, step, and what the reward has learned."""
+        content = {
+            "policy": self.policy.state_dict(),
+            "critic": None if self.critic is None else self.critic.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "num_steps": self.num_steps,
+            "reward": _state(self.reward),
+        }
+        save(path, "online", content)
+
+    def load(self, path: str | Path) -> None:
+        """Go on from what ``save`` wrote; the arguments must be those of the saved trainer."""
+        content = load(path, "online")
+        self.policy.load_state_dict(content["policy"])
+        if self.critic is not None:
+            self.critic.load_state_dict(content["critic"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.num_steps = content["num_steps"]
+        if content["reward"] is not None:
+            self.reward.load_state_dict(content["reward"])  # type: ignore[attr-defined]
+
+
+class Critic(nn.Module):
+    """Values (B, T) of the states in which a completion's tokens are chosen."""
+
+    def __init__(self, backbone: LanguageModel) -> None:
+        super().__init__()
+        self.backbone = copy.deepcopy(backbone)
+        self.value = nn.Linear(backbone.width, 1)
+        nn.init.zeros_(self.value.weight)
+        nn.init.zeros_(self.value.bias)
+
+    def forward(self, batch: Sequences) -> Tensor:
+        """The values."""
+        hidden = self.backbone.hidden(batch.ids, batch.attention_mask)
+        out: Tensor = self.value(hidden[:, batch.prompt_length - 1 : -1]).squeeze(-1)
+        return out
+
+
+def _state(reward: Any) -> dict[str, Any] | None:
+    if not hasattr(reward, "update") or not hasattr(reward, "state_dict"):
+        return None  # it does not learn here
+    state: dict[str, Any] = reward.state_dict()
+    return state

@@ -1,0 +1,142 @@
+"""Advantages of sequence rewards, and the losses of online algorithms, as pure functions.
+
+Completions of one prompt stand next to each other, K at a time.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _groups(reward: Tensor, k: int) -> Tensor:
+    if k < 2:
+        raise ValueError(f"k={k}: expected at least 2 completions a prompt")
+    return reward.view(-1, k)
+
+
+def rloo(reward: Tensor, k: int) -> Tensor:
+    """The reward (B,) minus the mean of the other completions of its prompt.
+
+    Paper: Ahmadian et al. (2024), "Back to basics".
+
+    Example:
+        >>> rloo(torch.tensor([1.0, 0.0, 0.5]), 3)
+        tensor([ 0.7500, -0.7500,  0.0000])
+    """
+    groups = _groups(reward, k)
+    return ((groups - groups.mean(1, keepdim=True)) * (k / (k - 1))).reshape(-1)
+
+
+def grpo(reward: Tensor, k: int, eps: float = 1e-4) -> Tensor:
+    """The reward (B,) standardised within its prompt, by the sample standard deviation.
+
+    Paper: Shao et al. (2024), "DeepSeekMath", section 4.1.
+    """
+    groups = _groups(reward, k)
+    centred = groups - groups.mean(1, keepdim=True)
+    return (centred / (groups.std(1, keepdim=True) + eps)).reshape(-1)
+
+
+def gae(reward: Tensor, value: Tensor, mask: Tensor, gae_lambda: float = 0.95) -> Tensor:
+    """Advantages (B, T) of token rewards (B, T), undiscounted; no future after the mask ends.
+
+    Paper: Schulman et al. (2016), "High-dimensional continuous control using generalized
+    advantage estimation", eq. 16.
+    """
+    value = value * mask
+    following = torch.cat([value[:, 1:], torch.zeros_like(value[:, :1])], 1)
+    delta = (reward + following - value) * mask
+    advantage = torch.zeros_like(delta[:, 0])
+    out = []
+    for t in range(delta.shape[1] - 1, -1, -1):
+        advantage = delta[:, t] + gae_lambda * advantage
+        out.append(advantage)
+    return torch.stack(out[::-1], 1)
+
+
+def whiten(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean 0 and standard deviation 1 over the mask; 0 outside."""
+    n = mask.sum()
+    mean = (x * mask).sum() / n
+    variance = (((x - mean) ** 2) * mask).sum() / n
+    return (x - mean) / (variance + 1e-8).sqrt() * mask
+
+
+def clipped(
+    logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor, clip: float = 0.2
+) -> Tensor:
+    """PPO's clipped loss, summed over tokens: one number a sequence, (B,).
+
+    Args:
+        logp: (B, T) of the policy.
+        old: (B, T) of the policy that sampled.
+        advantage: (B, T).
+        mask: (B, T) bool.
+        clip: of the probability ratio.
+
+    Paper: Schulman et al. (2017), "Proximal policy optimization algorithms", eq. 7.
+    """
+    ratio = torch.exp((logp - old) * mask)
+    loss = -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    return (loss * mask).sum(1)
+
+
+def p3o(log_ratio: Tensor, reward: Tensor, clip: float = 0.2) -> Tensor:
+    """Pairwise PPO with separate clipping: one loss a pair, (B / 2,).
+
+    Args:
+        log_ratio: (B,) of sequences, policy over the policy that sampled, pairs next to each other.
+        reward: (B,), the penalty on KL included.
+        clip: of the probability ratios.
+
+    Paper: Wu et al. (2023), "Pairwise proximal policy optimization".
+    """
+    w1, w2 = log_ratio.exp().view(-1, 2).unbind(1)
+    r1, r2 = reward.view(-1, 2).unbind(1)
+    a = (r1 - r2) / 2
+    low, high = 1 - clip, 1 + clip
+    first = torch.minimum(w1 * a, w1.clamp(low, high) * a)
+    second = torch.minimum(-w2 * a, -w2.clamp(low, high) * a)
+    return -(first + second)
+
+
+def kl_estimates(log_ratio: Tensor) -> dict[str, Tensor]:
+    """Schulman's k1, k2 and k3 of log-ratios l = log pi / ref, under samples of pi.
+
+    As values k1 and k3 are unbiased. Differentiated as losses on samples, k1 has gradient 0 in
+    expectation, k2 that of KL(pi || ref), k3 that of KL(ref || pi).
+    """
+    return {
+        "k1": log_ratio,
+        "k2": log_ratio**2 / 2,
+        "k3": torch.expm1(-log_ratio) + log_ratio,
+    }
+
+
+def kept_by_filter(reward: Tensor, k: int, how: str, generator: torch.Generator) -> Tensor:
+    """Policy filtration: indices of the completions that are learned from, in groups.
+
+    Args:
+        reward: (B,), K completions a prompt.
+        k: K.
+        how: "all", "best", "best_random" or "best_worst".
+        generator: of the random ones.
+
+    Paper: Shen, Zhang (2024), "Policy filtration in RLHF to fine-tune LLM for code generation".
+    """
+    groups = _groups(reward, k)
+    order = groups.argsort(1, descending=True)
+    if how == "all":
+        kept = order.sort(1).values
+    elif how == "best":
+        kept = order[:, :1]
+    elif how == "best_worst":
+        kept = order[:, [0, -1]]
+    elif how == "best_random":
+        other = torch.randint(1, k, (len(groups), 1), generator=generator, device=reward.device)
+        kept = torch.cat([order[:, :1], order.gather(1, other)], 1)
+    else:
+        raise ValueError(f"how={how!r}: expected all, best, best_random or best_worst")
+    first = torch.arange(len(groups), device=reward.device).unsqueeze(1) * k
+    return (first + kept).reshape(-1)

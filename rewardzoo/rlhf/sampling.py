@@ -1,0 +1,78 @@
+"""Sampling completions in batches, from a key-value cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .decoder import LanguageModel
+from .sequences import Sequences
+
+
+def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Standard Gumbel numbers on the generator's device."""
+    exponential = torch.empty(shape, device=generator.device).exponential_(generator=generator)
+    return -exponential.log()
+
+
+@torch.no_grad()
+def sample(
+    model: LanguageModel,
+    prompts: Tensor,
+    new_tokens: int,
+    generator: torch.Generator | None = None,
+    prompt_mask: Tensor | None = None,
+    temperature: float = 1.0,
+    cached: bool = True,
+) -> Sequences:
+    """Complete each prompt until its end, or ``new_tokens`` tokens.
+
+    Args:
+        model: what to sample from.
+        prompts: (B, P) int64, padded on the left.
+        new_tokens: T, the longest completion.
+        generator: of the randomness; None takes the likeliest token at every step.
+        prompt_mask: (B, P) bool, False on padding.
+        temperature: of the softmax, > 0; log-probabilities of what comes out are those of
+            logits / temperature.
+        cached: False reads the whole sequence again for every token; for tests.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature}: expected a number > 0")
+    b, p = prompts.shape
+    if model.max_length and p + new_tokens > model.max_length:
+        raise ValueError(
+            f"new_tokens={new_tokens}: with {p} tokens of prompt the model's max_length="
+            f"{model.max_length} is exceeded"
+        )
+    training = model.training
+    model.eval()
+    ids = torch.cat([prompts, prompts.new_full((b, new_tokens), model.eos)], 1)
+    mask = torch.zeros(b, new_tokens, dtype=torch.bool, device=ids.device)
+    running = torch.ones(b, dtype=torch.bool, device=ids.device)
+    noise = None
+    if generator is not None:
+        noise = gumbel_noise((new_tokens, b, model.vocab_size), generator)
+    if cached:
+        hidden, cache = model.start(prompts, prompt_mask, new_tokens)
+    used = new_tokens
+    for t in range(new_tokens):
+        if not cached:
+            seen = None
+            if prompt_mask is not None:
+                seen = torch.nn.functional.pad(prompt_mask, (0, t), value=True)
+            hidden = model.hidden(ids[:, : p + t], seen)[:, -1]
+        logits = model.head(hidden)
+        scores = logits if noise is None else logits / temperature + noise[t]
+        token = torch.where(running, scores.argmax(-1), model.eos)
+        ids[:, p + t] = token
+        mask[:, t] = running
+        running = running & (token != model.eos)
+        # Only a CPU can be asked for free whether all have ended.
+        if ids.device.type == "cpu" and not bool(running.any()):
+            used = t + 1
+            break
+        if cached and t + 1 < new_tokens:
+            hidden = model.advance(token, cache)
+    model.train(training)
+    return Sequences(ids[:, : p + used], mask[:, :used], prompt_mask)
