@@ -16,7 +16,7 @@ from .lookup import hash_rows
 
 KEY, DOOR = "pick up the key", "unlock the door"
 _KEY_MESSAGE = " - a key named The Master Key of Thievery"
-_DOOR_SIGN = ord("+")
+_DOOR_SIGN, _NOTHING = ord("+"), ord(" ")
 _CROP, _MESSAGE = "chars_crop", "message"
 
 
@@ -91,7 +91,8 @@ class KeyRoomOracle(Detector):
         """(N, 2) float32: key, door."""
         in_hand = _contains(t.next_obs[_MESSAGE], self._pattern)
         doors, doors_after = (_doors(obs) for obs in (t.obs, t.next_obs))
-        blank = (t.next_obs[_CROP] == 0).flatten(1).all(1)
+        after = t.next_obs[_CROP]
+        blank = ((after == 0) | (after == _NOTHING)).flatten(1).all(1)
         opened = (doors - doors_after == 1) & ~blank
         key, door = (t.action == self.pickup) & in_hand, (t.action == self.apply) & opened
         return torch.stack([key, door], 1).to(torch.float32)
@@ -212,7 +213,8 @@ def make_detector(text: str) -> Detector:
 
 def _words(rows: Tensor) -> Tensor:
     """Every 8 bytes in a row (N, L) uint8 as one number, (N, L - 7) int64."""
-    return rows.unfold(1, 8, 1).contiguous().view(torch.int64).squeeze(2)
+    windows: Tensor = rows.unfold(1, 8, 1).contiguous()
+    return windows.view(torch.int64).squeeze(2)
 
 
 def _contains(rows: Tensor, pattern: Tensor) -> Tensor:
@@ -226,4 +228,5 @@ def _contains(rows: Tensor, pattern: Tensor) -> Tensor:
 
 
 def _doors(obs: Any) -> Tensor:
-    return (obs[_CROP] == _DOOR_SIGN).flatten(1).sum(1)
+    count: Tensor = (obs[_CROP] == _DOOR_SIGN).flatten(1).sum(1)
+    return count

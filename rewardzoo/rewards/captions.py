@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces as gym_spaces
 from torch import Tensor
@@ -22,7 +23,8 @@ def caption_width(spaces: Spaces) -> int:
     """
     found = spaces.observation
     entry = found.spaces.get(KEY) if isinstance(found, gym_spaces.Dict) else None
-    if not isinstance(entry, gym_spaces.Box) or len(entry.shape) != 1 or entry.dtype.kind != "u":
+    box = isinstance(entry, gym_spaces.Box) and entry.dtype == np.uint8
+    if not box or entry is None or entry.shape is None or len(entry.shape) != 1:
         raise ValueError(
             f"observation {found}: expected a Dict with {KEY!r}, a flat Box of uint8; make the "
             f"environment with observation_keys=(..., {KEY!r})"

@@ -155,4 +155,5 @@ def _fit(
 @torch.no_grad()
 def predict(network: CaptionNetwork, messages: Tensor, part: int = 512) -> Tensor:
     """(K, outputs) in evaluation mode, part by part."""
-    return torch.cat([network(rows) for rows in messages.split(part)])
+    rows = [messages[i : i + part] for i in range(0, len(messages), part)]
+    return torch.cat([network(x) for x in rows])
