@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import functools
 import math
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -121,7 +123,9 @@ def formula(trial: Trial, family: str) -> Mapping[str, float]:
     count = torch.from_numpy(rows)
     params = {k: torch.from_numpy(v).repeat_interleave(count) for k, v in settings.items()}
     owner = np.repeat(np.arange(SETTINGS), rows)
+    compiles = shutil.which(os.environ.get("CXX", "g++")) is not None
     kwargs = {"family": family, "censor": False, "max_episode_steps": None, **params}
+    kwargs["compile"] = compiles  # five times as fast
     envs = gymnasium.make_vec(ENV, num_envs=len(owner), **kwargs)
     envs.reset(seed=trial.seed * 1_000_000)
     action = torch.ones(len(owner), dtype=torch.int64)

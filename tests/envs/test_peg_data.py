@@ -175,7 +175,7 @@ def test_trimming_to_first_contact() -> None:
     episode = contacting(4.0)
     start = first_contact(episode)
     assert start is not None and 4.0 - 0.2 <= episode.t[start] <= 4.0
-    early, late = contacting(0.5), contacting(16.0)
+    early, late = contacting(0.5), contacting(16.0, 80.0)
     assert first_contact(late) is None
     kept: Any = trimmed([episode, late])
     assert len(kept) == 1 and kept[0].t[0] == episode.t[start]
