@@ -39,7 +39,7 @@ def observations(count: int, seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(st.integers(0, 78), st.integers(0, 20), st.sampled_from([1, 3, 9, 13]))
 def test_window_is_the_map_around_the_hero(x: int, y: int, width: int) -> None:
     glyphs = np.random.default_rng(x).integers(0, GLYPHS, (21, 79)).astype(np.int16)
