@@ -20,6 +20,7 @@ from rewardzoo.random import Rng
 from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
 from rewardzoo.rewards.parse import make_reward
+from rewardzoo.rewards.submodular_items import Items
 from rewardzoo.rewards.wrappers import VectorRewardWrapper
 
 MARKOV, HISTORY, MODULAR, GREEDY, GREEDY_BEST, RANDOM = (
@@ -33,6 +34,17 @@ MARKOV, HISTORY, MODULAR, GREEDY, GREEDY_BEST, RANDOM = (
 SEEDS = tuple(range(100, 110))
 TUNING_SEEDS = tuple(range(5))
 _PLAY_STREAM = 4
+# Pale, so that a path can be seen on them.
+_KINDS = np.array(
+    [
+        [0.70, 0.85, 0.95],
+        [0.98, 0.85, 0.65],
+        [0.72, 0.90, 0.80],
+        [0.95, 0.80, 0.88],
+        [0.97, 0.95, 0.70],
+        [0.82, 0.80, 0.93],
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -282,14 +294,14 @@ def draw_paths(tasks: Sequence[Task], labels: Sequence[str]) -> Callable[[Any, R
 
     def draw(figure: Any, results: Results) -> None:
         axes = figure.subplots(len(labels), len(tasks), squeeze=False)
-        for row, label in zip(axes, labels, strict=True):
+        for i, (row, label) in enumerate(zip(axes, labels, strict=True)):
             saved, seed = results.arrays(label)[0], results[label].seeds[0]
             for ax, task in zip(row, tasks, strict=True):
                 if task.name not in saved:
                     ax.set_axis_off()
                     continue
                 value = draw_map(ax, task.walk(seed), saved[task.name])
-                name = f"{task.name}\n" if row is axes[0] else ""
+                name = f"{task.name}\n" if i == 0 else ""
                 ax.set_title(f"{name}{label}: F = {value:.4g}", fontsize=8)
 
     return draw
@@ -300,18 +312,24 @@ def draw_map(ax: Any, walk: Any, path: Sequence[int]) -> float:
     from rewardzoo.envs.submodular.render import worth
 
     function = walk.set_function
-    memory, value = function.empty(1), 0.0
+    memory, gains = function.empty(1), []
     for cell in path:
         memory, gain = function.add(memory, torch.tensor([int(cell)]))
-        value += float(gain)
-    alone, taken = (x.reshape(walk.shape) for x in worth(walk, _Seen(memory), 0))
-    picture = np.ones((*walk.shape, 3)) * (1.0 - 0.45 * alone[..., None])
-    blue = np.array([0.0, 0.45, 0.70])
-    picture += (blue * 0.75 + 0.25 - picture) * (0.75 * taken * (alone > 0))[..., None]
+        gains.append(float(gain))
+    y, x = np.divmod(np.asarray(path), walk.shape[1])
+    if isinstance(function, Items):
+        picture = _KINDS[function.kinds.numpy() % len(_KINDS)].reshape(*walk.shape, 3)
+        picture[function.kinds.reshape(walk.shape).numpy() == function.num_kinds] = 1.0
+        counted = np.array(gains) > 0
+        ax.plot(x[counted], y[counted], "ko", ms=3)
+    else:
+        alone, taken = (v.reshape(walk.shape) for v in worth(walk, _Seen(memory), 0))
+        picture = np.ones((*walk.shape, 3)) * (1.0 - 0.35 * alone[..., None])
+        blue = np.array([0.25, 0.59, 0.77])
+        picture += (blue - picture) * (0.75 * taken * (alone > 0))[..., None]
     if getattr(walk, "walls", None) is not None:
         picture[walk.walls] = 0.2
     ax.imshow(picture, interpolation="nearest")
-    y, x = np.divmod(np.asarray(path), walk.shape[1])
     # A little apart, so that a place passed twice can be told.
     shift = np.linspace(-0.12, 0.12, len(path))
     ax.plot(x + shift, y + shift, color="#d55e00", lw=1.2)
@@ -319,7 +337,7 @@ def draw_map(ax: Any, walk: Any, path: Sequence[int]) -> float:
     ax.plot(x[-1] + shift[-1], y[-1] + shift[-1], "s", color="#d55e00", ms=4)
     ax.set_xticks([])
     ax.set_yticks([])
-    return value
+    return sum(gains)
 
 
 @dataclass(frozen=True)

@@ -130,8 +130,9 @@ EXPERIMENT = Experiment(
     figures=[
         Figure(
             "Paths",
-            "The path of a middling episode of the first seed, from the dot to the square: grey "
-            "cells hold an item, blue ones are collected or no longer wanted.",
+            "A middling episode of the first seed, from the round end to the square one: "
+            "cells have the colour of their item's kind, white ones are empty; a black dot marks "
+            "an item that counted.",
             draw_paths(TASKS, (MARKOV, HISTORY, MODULAR, GREEDY_BEST)),
             (6.0, 8.6),
         ),
