@@ -65,7 +65,7 @@ EXPERIMENT = Experiment(
     grid=methods(TASKS),
     budgets={
         "smoke": Budget(total_timesteps=60_000, num_envs=32, eval_episodes=64, seeds=2),
-        "quick": Budget(total_timesteps=3_600_000, num_envs=256, eval_episodes=512, seeds=5),
+        "quick": Budget(total_timesteps=2_400_000, num_envs=128, eval_episodes=512, seeds=5),
         "full": Budget(total_timesteps=20_000_000, num_envs=512, eval_episodes=2_048, seeds=10),
     },
     claims=[
