@@ -20,7 +20,7 @@ class Cutoff(NamedTuple):
     makespan: float
 
 
-class Stretch(NamedTuple):
+class Estimate(NamedTuple):
     """A ratio of sums over attempts with its bootstrap interval."""
 
     makespan: float
@@ -140,7 +140,7 @@ def bootstrap_makespan(
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
-) -> Stretch:
+) -> Estimate:
     """The ratio estimator with a percentile interval from resampled attempts."""
     data = (duration, success, called_at)
     times = measured_times(*data, reset_time=reset_time, start_time=start_time)
@@ -149,7 +149,7 @@ def bootstrap_makespan(
     tail = (1.0 - confidence) / 2
     # Resamples without a success are infinite, which order statistics take in their stride.
     low, high = np.quantile(spread, [tail, 1.0 - tail], method="nearest")
-    return Stretch(float(expected_makespan(times)), float(low), float(high))
+    return Estimate(float(expected_makespan(times)), float(low), float(high))
 
 
 def resampling_weights(count: int, resamples: int, seed: int = 0) -> Array:

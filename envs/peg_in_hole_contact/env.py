@@ -60,6 +60,11 @@ class PegInHoleContact(gymnasium.Env[Any, Any]):
     see ``PegInHoleContactParams``; ``threads`` of physics (of the batch; the numbers do not depend
     on it).
 
+    Reference returns: letting every attempt run -19.8, with a 95 % interval from -22.8 to -17.2
+    (400 attempts, of which 48 % fail, half of these jammed; success takes 6.1 s); the best timer,
+    8.5 s, -18.7 on the same attempts; giving up at random in every other decision -32.8, and two
+    of three episodes are truncated.
+
     Paper: Watson, Correll (2023), "Optimal decision making in robotic assembly and other
     trial-and-error tasks", arXiv 2301.10846.
     """

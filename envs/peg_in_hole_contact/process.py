@@ -69,7 +69,7 @@ class Process:
         self.time[rows] = 0
         self.makespan[rows] = 0.0
         self.attempts[rows] = 0
-        self._attempt(rows, self._rng(rows))
+        self._attempt(rows, self.rng_of(rows))
 
     def step(self, rows: Rows, abort: NDArray[np.bool_]) -> Step:
         """One decision in some lanes.
@@ -79,7 +79,7 @@ class Process:
             abort: (K,) whether to give the running attempt up; else it goes on for one stride.
         """
         self.time[rows] += 1
-        rng = self._rng(rows)
+        rng = self.rng_of(rows)
         noise = rng.normal(self.ticks, 6).numpy() * (self.params.noise * NOISE)
         ticks = self._run(rows[~abort], noise[~abort])
         lanes = len(self.seed)
@@ -133,7 +133,8 @@ class Process:
         self.simulator.begin(rows, pose)
         self.ft[rows] = 0.0
 
-    def _rng(self, rows: Rows) -> Rng:
+    def rng_of(self, rows: Rows) -> Rng:
+        """The random numbers of this decision in some lanes."""
         counters = (torch.from_numpy(x[rows]) for x in (self.seed, self.episode, self.time))
         return Rng(*counters)
 
@@ -204,7 +205,7 @@ def record_attempts(
         rows = np.flatnonzero(simulator.outcome == RUNNING)
         process.time[rows] += 1
         first = simulator.ticks[rows]
-        noise = process._rng(rows).normal(process.ticks, 6).numpy() * (params.noise * NOISE)
+        noise = process.rng_of(rows).normal(process.ticks, 6).numpy() * (params.noise * NOISE)
         for k in range(process.ticks):
             live = simulator.outcome[rows] == RUNNING
             if live.any():

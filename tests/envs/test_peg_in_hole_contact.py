@@ -14,6 +14,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 import rewardzoo  # noqa: F401
+from rewardzoo.envs.peg_in_hole.makespan import bootstrap_makespan
 from rewardzoo.envs.peg_in_hole_contact.env import PegInHoleContact
 from rewardzoo.envs.peg_in_hole_contact.model import PegInHoleContactParams
 from rewardzoo.testing import check_vector_env
@@ -288,16 +289,17 @@ def test_nothing_is_known_before_contact() -> None:
 
 
 @pytest.mark.slow
-def test_default_failure_share_and_times() -> None:
-    """400 attempts at the defaults: 30 to 60 % fail, of both kinds; success takes about 6 s."""
-    simulator, readings = attempts(errors(400), params=QUIET, threads=2)
-    failed = simulator.outcome == FAILURE
-    assert 0.30 < failed.mean() < 0.60
-    jammed = (failed & (simulator.phase == INSERT)).sum() / failed.sum()
-    assert 0.3 < jammed < 0.8
-    assert 4.5 < simulator.ticks[~failed].mean() / 50 < 7.5
-    peak = np.abs(np.array(readings)[:, :, :3]).max()
-    assert 10.0 < peak < 25.0
+def test_default_failures_times_and_reference_return() -> None:
+    """400 attempts: 30 to 60 % fail, by never finding the hole or by jamming; the card's figure."""
+    wrench, ticks, success = record_attempts(400, PegInHoleContactParams(), seed=0, threads=2)
+    assert 0.30 < 1 - success.mean() < 0.60
+    pressed = np.median(wrench[~success][:, -100:, 2], axis=1)  # of the last two seconds
+    assert 0.3 < (pressed < -10.0).mean() < 0.7
+    seconds = ticks / 50
+    assert 4.5 < seconds[success].mean() < 7.5
+    assert 10.0 < np.abs(wrench[:, :, :3]).max() < 25.0
+    reactive = bootstrap_makespan(seconds, success, reset_time=1.0).makespan
+    assert 17.2 < reactive < 22.8
 
 
 @pytest.mark.parametrize(
