@@ -33,6 +33,7 @@ class RewardModel(nn.Module):
             self.value.weight.normal_(std=0.02, generator=generator)
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("std", torch.ones(()))
+        self.eval()
 
     def raw(self, batch: Sequences) -> Tensor:
         """Scores (B,) in the units of the training loss."""

@@ -62,7 +62,9 @@ def test_a_row_scores_the_same_alone_and_padded_on_either_side(kind):
     model = MODELS[kind]()
     with torch.no_grad():
         together = sequence_logps(model, pack(PROMPTS, COMPLETIONS))
-        alone = [sequence_logps(model, pack([x], [y])) for x, y in zip(PROMPTS, COMPLETIONS)]
+        alone = [
+            sequence_logps(model, pack([x], [y])) for x, y in zip(PROMPTS, COMPLETIONS, strict=True)
+        ]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
 
 
@@ -71,8 +73,8 @@ def test_log_probabilities_equal_those_of_transformers_with_padding_on_either_si
     model = huggingface()
     with torch.no_grad():
         ours = sequence_logps(model, pack(PROMPTS, COMPLETIONS))
-        longest = max(len(x) + len(y) for x, y in zip(PROMPTS, COMPLETIONS))
-        for i, (x, y) in enumerate(zip(PROMPTS, COMPLETIONS)):
+        longest = max(len(x) + len(y) for x, y in zip(PROMPTS, COMPLETIONS, strict=True))
+        for i, (x, y) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
             row, pad = x + y, [1] * (longest - len(x) - len(y))
             first = len(pad) if side == "left" else 0
             ids = torch.tensor([pad + row if side == "left" else row + pad])
@@ -100,7 +102,7 @@ def test_sampled_frequencies_are_the_models_probabilities():
 
 def test_a_completion_ends_with_its_first_end_and_only_counts_up_to_it():
     batch = sample(decoder(), torch.full((256, 2), 3), 12, torch.Generator().manual_seed(0))
-    for row, mask in zip(batch.completions, batch.completion_mask):
+    for row, mask in zip(batch.completions, batch.completion_mask, strict=True):
         tokens = row[mask].tolist()
         assert 1 not in tokens[:-1]
         assert tokens[-1] == 1 or mask.all()
@@ -116,7 +118,7 @@ def test_tokens_after_the_end_have_no_gradient():
         model.zero_grad()
         token_logps(model, each).sum().backward()
         grads.append([p.grad.clone() for p in model.parameters()])
-    for a, b in zip(*grads):
+    for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
 
 

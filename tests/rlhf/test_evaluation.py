@@ -1,0 +1,124 @@
+"""Metrics: enumeration, quadrature, closed forms."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from rewardzoo.rlhf.evaluation import (
+    accuracy,
+    auroc,
+    bon_curve,
+    contrast_consistency,
+    ece,
+    fit_scaling_law,
+    kl_bon,
+    one_to_many,
+    overoptimisation,
+    pass_at_k,
+    wilson,
+)
+
+
+def test_best_of_n_equals_the_mean_over_all_subsets():
+    rng = np.random.default_rng(0)
+    gold, proxy = rng.normal(size=8), rng.normal(size=8)
+    for n in range(1, 9):
+        subsets = itertools.combinations(range(8), n)
+        mean = np.mean([gold[max(s, key=lambda i: proxy[i])] for s in subsets])
+        assert bon_curve(gold, proxy, [n])[0] == pytest.approx(mean, abs=1e-12)
+    assert bon_curve(gold, proxy, [1])[0] == pytest.approx(gold.mean())
+
+
+def test_ties_are_broken_at_random_in_expectation():
+    gold, proxy = np.array([1.0, 5.0, 0.0, 2.0]), np.array([3.0, 3.0, 1.0, 3.0])
+    orders = [np.array(p) for p in itertools.permutations(range(4))]
+    for n in (1, 2, 3, 4):
+        broken = [bon_curve(gold, proxy + 1e-6 * np.argsort(o), [n])[0] for o in orders]
+        assert bon_curve(gold, proxy, [n])[0] == pytest.approx(np.mean(broken))
+
+
+def test_the_proxys_own_curve_on_normal_scores_is_the_expected_maximum():
+    x = np.random.default_rng(0).normal(size=(400, 256))
+    for n in (2, 16):
+        exact = integrate.quad(
+            lambda t, n=n: t * n * stats.norm.pdf(t) * stats.norm.cdf(t) ** (n - 1), -8, 8
+        )[0]
+        each = bon_curve(x, x, [n])[:, 0]
+        assert abs(each.mean() - exact) < 5 * each.std() / 20
+
+
+def test_kl_of_best_of_n_is_exact_without_ties_and_a_bound_for_a_discrete_policy():
+    grid = (np.arange(200_000) + 0.5) / 200_000
+    for n in (2, 8):
+        density = n * grid ** (n - 1)
+        assert kl_bon(n) == pytest.approx((density * np.log(density)).mean(), abs=1e-3)
+    assert kl_bon(512) == pytest.approx(5.24, abs=0.005)
+    p = np.array([0.5, 0.3, 0.2])
+    best = np.diff(np.concatenate([[0], p.cumsum() ** 2]))
+    assert (best * np.log(best / p)).sum() < kl_bon(2)
+
+
+def test_a_re_sorted_proxy_takes_its_gold_along():
+    gold, proxy = np.arange(6.0), np.arange(6.0)[::-1]
+    assert bon_curve(gold, proxy, [6])[0] == 0 and bon_curve(gold, -proxy, [6])[0] == 5
+
+
+def test_pass_at_k_equals_enumeration():
+    for c in range(6):
+        for k in range(1, 6):
+            hits = [any(i < c for i in s) for s in itertools.combinations(range(5), k)]
+            assert pass_at_k(c, 5, k) == pytest.approx(np.mean(hits))
+
+
+def test_random_scores_have_the_one_to_many_metrics_of_chance():
+    got = one_to_many(np.random.default_rng(0).normal(size=(20_000, 10)))
+    harmonic = sum(1 / i for i in range(1, 11)) / 10
+    assert got["accuracy"] == pytest.approx(0.1, abs=5 * 0.3 / 141)
+    assert got["mrr"] == pytest.approx(harmonic, abs=5 * 0.27 / 141)
+    assert harmonic == pytest.approx(0.2929, abs=1e-4)
+    assert one_to_many(np.ones((3, 10)))["accuracy"] == 0
+
+
+def test_contrast_consistency_counts_both_directions():
+    right = np.array([[[2.0, 1.0], [0.0, 3.0]]])
+    assert contrast_consistency(right) == {"response": 1.0, "instruction": 1.0}
+    assert contrast_consistency(right[:, ::-1]) == {"response": 0.0, "instruction": 0.0}
+    noise = contrast_consistency(np.random.default_rng(0).normal(size=(10_000, 2, 2)))
+    assert noise["response"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_calibration_of_calibrated_and_of_overconfident_answers():
+    rng = np.random.default_rng(0)
+    p = rng.random(100_000)
+    assert ece(p, rng.random(100_000) < p) < 5 * math.sqrt(10 / 100_000)
+    assert ece(np.full(10, 0.9), np.zeros(10)) == pytest.approx(0.9)
+    with pytest.raises(ValueError, match="1.5"):
+        ece([1.5], [1])
+
+
+def test_auroc_and_accuracy_count_ties_half():
+    assert auroc([1, 2, 3, 4], [0, 0, 1, 1]) == 1.0
+    assert auroc([1, 1], [0, 1]) == 0.5
+    assert accuracy([1.0, 0.0, -1.0, 2.0]) == 0.625
+    low, high = wilson(8, 10)
+    assert (low, high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+
+
+@pytest.mark.parametrize("form", ["rl", "bon"])
+def test_the_scaling_law_is_recovered(form):
+    d = np.linspace(0.3, 6, 30)
+    gold = d * (1.2 - 0.4 * (np.log(d) if form == "rl" else d))
+    alpha, beta, r2 = fit_scaling_law(d**2, gold, form)
+    assert (alpha, beta, r2) == pytest.approx((1.2, 0.4, 1.0))
+    other = fit_scaling_law(d**2, gold, "bon" if form == "rl" else "rl")
+    assert other[2] < r2
+
+
+def test_overoptimisation_is_the_fall_from_the_peak():
+    got = overoptimisation([0, 1, 4, 9], [0.0, 1.0, 1.5, 0.5])
+    assert got == {"peak": 1.5, "peak_kl": 4.0, "end": 0.5, "end_kl": 9.0, "fall": 1.0}

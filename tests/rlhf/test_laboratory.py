@@ -1,0 +1,329 @@
+"""The laboratory, reward models on it, and trainers that go on as if never stopped."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rewardzoo import Transition
+from rewardzoo.rewards import Clip
+from rewardzoo.rlhf.ensembles import Ensemble
+from rewardzoo.rlhf.evaluation import accuracy, auroc
+from rewardzoo.rlhf.iterative import SuperHF, best_of_n
+from rewardzoo.rlhf.laboratory import EOS, Laboratory, LaboratoryConfig
+from rewardzoo.rlhf.offline import OfflineTrainer
+from rewardzoo.rlhf.online import OnlineConfig, OnlineTrainer
+from rewardzoo.rlhf.reward_models import (
+    RewardModel,
+    SequenceReward,
+    margins,
+    preference_strength,
+    sequences_of,
+    train_reward_model,
+)
+from rewardzoo.rlhf.sequences import Sequences, pack, sequence_logps, token_logps
+
+CONFIG = LaboratoryConfig(width=32, layers=1, sft_steps=100, n_pairs=500)
+
+
+@pytest.fixture(scope="module")
+def lab():
+    return Laboratory(0, CONFIG)
+
+
+def test_the_base_policy_learns_the_chain(lab):
+    corpus = lab.language.corpus(2000, torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        nll = -token_logps(lab.policy, corpus).sum() / corpus.lengths.sum()
+    entropy = lab.language.entropy(corpus)
+    uniform = torch.log(torch.tensor(32.0))
+    assert 0 <= nll - entropy < 0.5 * (uniform - entropy)
+
+
+def test_gold_of_a_hand_computed_response(lab):
+    gold = copy.deepcopy(lab.gold)
+    gold.mean, gold.std = 0.0, 1.0
+    gold.w = torch.arange(32.0) - 10
+    batch = pack([[2, 2, 3, 4]], [[12, 12, 2, EOS]])
+    bend = CONFIG.bend
+    expected = 2 * (2 - 2 * bend) - 8 + 1 + 0.5 * (gold.bigrams[12, 12] + gold.bigrams[12, 2])
+    assert float(gold(batch)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_gold_is_standardised_on_base_samples_and_knows_no_padding(lab):
+    gold = lab.gold(lab.base)
+    assert abs(gold.mean()) < 1e-5 and abs(gold.std() - 1) < 1e-5
+    ids = lab.base.ids.clone()
+    ids[:, 4:][~lab.base.completion_mask] = 7
+    torch.testing.assert_close(lab.gold(lab.base._replace(ids=ids)), gold)
+
+
+def test_pairs_are_in_the_order_of_gold_unless_flipped(lab):
+    pairs, flipped = lab.pairs(1000, 0.25)
+    gap = lab.gold(pairs.chosen) - lab.gold(pairs.rejected)
+    tie = gap == 0  # both responses are the same
+    assert torch.equal(gap[~tie] > 0, ~flipped[~tie]) and tie.float().mean() < 0.05
+    assert abs(int(flipped.sum()) - 250) < 5 * (1000 * 0.25 * 0.75) ** 0.5
+    assert torch.equal(pairs.chosen.prompts, pairs.rejected.prompts)
+
+
+@pytest.fixture(scope="module")
+def models(lab):
+    clean, _ = lab.pairs(1500, 0.0)
+    found = [train_reward_model(clean, lab.policy, seed=i) for i in range(3)]
+    for i, model in enumerate(found):
+        model.fit_normaliser(lab.base)
+        model.value.weight.data *= 1 + i  # another scale, which standardising must undo
+        model.fit_normaliser(lab.base)
+    return found
+
+
+def test_a_reward_model_beats_chance_on_fresh_clean_pairs(lab, models):
+    fresh, _ = lab.pairs(1000, 0.0, stream=11)
+    assert accuracy(margins(models[0], fresh)) > 0.5 + 5 * 0.5 / 1000**0.5
+
+
+def test_scores_do_not_depend_on_padding(lab):
+    model = RewardModel(lab.policy)
+    prompts, completions = [[2, 3], [4, 5, 6, 7]], [[5, 6, 1], [8, 1]]
+    with torch.no_grad():
+        together = model(pack(prompts, completions))
+        alone = [model(pack([x], [y])) for x, y in zip(prompts, completions, strict=True)]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
+
+
+def test_an_ensemble_is_its_members_standardised(lab, models):
+    batch = lab.base.rows(torch.arange(200))
+    with torch.no_grad():
+        each = torch.stack([model(batch) for model in models])
+        torch.testing.assert_close(Ensemble(models, "mean").scores(batch), each, atol=1e-5, rtol=0)
+        worst = Ensemble(models, "wco")(batch)
+        assert (worst <= each.min(0).values + 1e-5).all()
+        mean = Ensemble(models, "mean")(batch)
+        torch.testing.assert_close(Ensemble(models, "uwo", coef=0.0)(batch), mean)
+        uwo = Ensemble(models, "uwo", coef=0.5)(batch)
+        torch.testing.assert_close(uwo, mean - 0.5 * each.var(0), atol=1e-5, rtol=0)
+        shifted = copy.deepcopy(models)
+        with torch.no_grad():
+            for model in shifted:
+                model.value.weight.mul_(7.0)
+                model.fit_normaliser(lab.base)
+        torch.testing.assert_close(Ensemble(shifted, "wco")(batch), worst, atol=1e-4, rtol=0)
+    more = Ensemble([*models, RewardModel(lab.policy, 9)], "wco")
+    with torch.no_grad():
+        assert (more(batch) <= worst + 1e-5).all()
+
+
+def test_scores_of_separable_data_grow_without_l2_only(lab):
+    pairs, _ = lab.pairs(16, 0.0)
+    size = {}
+    for l2 in (0.0, 1.0):
+        for epochs in (20, 60):
+            model = train_reward_model(
+                pairs, lab.policy, epochs=epochs, score_l2=l2, learning_rate=3e-3
+            )
+            size[l2, epochs] = float(margins(model, pairs).mean())
+    assert size[0.0, 60] > 1.2 * size[0.0, 20]
+    assert size[1.0, 60] < 1.0 < size[0.0, 60]
+
+
+@pytest.mark.slow
+def test_cross_fitted_margins_find_flipped_labels(lab):
+    pairs, flipped = lab.pairs(2000, 0.25)
+    mean, _ = preference_strength(pairs, lab.policy, models=5, folds=5)
+    # Above chance by 5 standard errors; how far is the experiment's question.
+    assert auroc(-mean, flipped) > 0.5 + 5 * 0.5 / (500**0.5)
+
+
+def test_a_reward_model_composes_as_a_reward_function_and_serves_trl(lab, models):
+    fn = Clip(SequenceReward(models[0], EOS), -0.5, 0.5)
+    prompts, completions = lab.base.prompts[:32], lab.base.completions[:32]
+    yes = torch.ones(32, dtype=torch.bool)
+    transition = Transition(
+        obs=prompts,
+        action=completions,
+        next_obs=prompts,
+        reward=torch.zeros(32),
+        terminated=yes,
+        truncated=~yes,
+        valid=yes,
+        episode_step=torch.zeros(32, dtype=torch.int64),
+    )
+    with torch.no_grad():
+        direct = models[0](lab.base.rows(torch.arange(32))).clamp(-0.5, 0.5)
+    torch.testing.assert_close(fn(transition), direct, atol=1e-5, rtol=0)
+
+    from rewardzoo.rlhf.trl import as_reward_function
+
+    words = as_reward_function(fn, lambda text: [int(w) for w in text.split()], EOS)
+    ended = (completions == EOS).any(1).nonzero().squeeze(1)[:4]
+    texts = [" ".join(map(str, x.tolist())) for x in prompts[ended]]
+    batch = sequences_of(prompts[ended], completions[ended], EOS)
+    answers = [
+        " ".join(str(t) for t in row[mask].tolist() if t != EOS)
+        for row, mask in zip(batch.completions, batch.completion_mask, strict=True)
+    ]
+    got = torch.tensor(words(texts, answers))
+    torch.testing.assert_close(got, direct[ended], atol=1e-5, rtol=0)
+
+
+def test_best_of_n_raises_the_proxy(lab, models):
+    prompts = lab.prompts(64, 20)
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        best = models[0](best_of_n(lab.policy, prompts, models[0], 16, 16, g)).mean()
+    assert best > 1.0  # the expected maximum of 16 standard normals is 1.77
+
+
+# ------------------------------------------------------------------------------------ trainers
+
+
+def online(lab, reward, policy=None, **config):
+    policy = policy or copy.deepcopy(lab.policy)
+    given = {"prompts": 8, "learning_rate": 1e-3, **config}
+    return OnlineTrainer(policy, lab.policy, reward, lab.language.prompts, OnlineConfig(**given))
+
+
+def count_token(batch: Sequences) -> torch.Tensor:
+    """How often token 5 appears: a reward whose optimum is known."""
+    return ((batch.completions == 5) & batch.completion_mask).sum(1).float()
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "ppo", "p3o"])
+def test_every_algorithm_raises_a_programmatic_reward(lab, algorithm):
+    k = 2 if algorithm == "p3o" else 4
+    trainer = online(
+        lab, count_token, algorithm=algorithm, k=k, prompts=64 // k, learning_rate=3e-3
+    )
+    before = float(count_token(lab.base).mean())
+    metrics = trainer.train(25)
+    assert metrics["rollout/reward"] > before + 2
+
+
+def test_a_constant_reward_moves_nothing(lab):
+    trainer = online(lab, lambda batch: torch.ones(len(batch.ids)))
+    trainer.train(2)
+    for p, q in zip(trainer.policy.parameters(), lab.policy.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_a_reward_that_is_no_number_is_named_by_its_row(lab):
+    def broken(batch):
+        r = torch.zeros(len(batch.ids))
+        r[3] = torch.nan
+        return r
+
+    with pytest.raises(ValueError, match="nan in row 3"):
+        online(lab, broken).train(1)
+
+
+def test_kl_holds_the_policy_back(lab):
+    kl = [
+        online(lab, count_token, kl=x, learning_rate=3e-3, prompts=16).train(20)["rollout/kl"]
+        for x in (0.0, 1.0)
+    ]
+    assert kl[1] < 0.5 * kl[0]
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "ppo"])
+def test_an_online_trainer_loaded_goes_on_bit_for_bit(lab, tmp_path, algorithm):
+    whole = online(lab, count_token, algorithm=algorithm)
+    whole.train(4)
+    part = online(lab, count_token, algorithm=algorithm)
+    part.train(2)
+    part.save(tmp_path / "x.pt")
+    rest = online(lab, count_token, algorithm=algorithm)
+    rest.load(tmp_path / "x.pt")
+    rest.train(2)
+    for p, q in zip(rest.policy.parameters(), whole.policy.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_an_offline_trainer_loaded_goes_on_bit_for_bit(lab, tmp_path):
+    pairs, _ = lab.pairs(128, 0.0)
+
+    def trainer():
+        return OfflineTrainer(copy.deepcopy(lab.policy), lab.policy, pairs, batch_size=32)
+
+    whole = trainer()
+    numbers = whole.train(6)
+    part = trainer()
+    part.train(3)
+    part.save(tmp_path / "x.pt")
+    rest = trainer()
+    rest.load(tmp_path / "x.pt")
+    assert rest.train(3) == numbers
+    for p, q in zip(rest.policy.parameters(), whole.policy.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_the_first_loss_of_dpo_is_log_2_and_training_separates_the_pairs(lab):
+    pairs, _ = lab.pairs(256, 0.0)
+    trainer = OfflineTrainer(copy.deepcopy(lab.policy), lab.policy, pairs, learning_rate=3e-3)
+    assert trainer.train(1)["train/loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert trainer.train(40)["train/accuracy"] > 0.8
+    with torch.no_grad():
+        now = sequence_logps(lab.policy, pairs.chosen)
+    torch.testing.assert_close(trainer.ref_chosen, now)  # the reference was never trained
+
+
+def test_superhf_with_one_sample_and_no_penalty_has_no_expected_gradient(lab):
+    policy = copy.deepcopy(lab.policy)
+    trainer = SuperHF(policy, lab.policy, count_token, lab.language.prompts, kl=0.0)
+
+    def norm(n):
+        batch = lab.sample(policy, n, stream=30)
+        policy.zero_grad()
+        # A sum over tokens, divided by a constant: the mean over the batch's tokens is a ratio.
+        (trainer.loss(batch) * batch.completion_mask.sum() / n).backward()
+        return torch.cat([p.grad.flatten() for p in policy.parameters()]).norm()
+
+    assert norm(4096) < 0.25 * norm(64)  # noise falls with the root of n: an eighth
+
+
+def test_superhf_raises_its_reward_and_the_penalty_starts_at_0(lab):
+    policy = copy.deepcopy(lab.policy)
+    trainer = SuperHF(policy, None, count_token, lab.language.prompts, n=8, learning_rate=3e-3)
+    batch = lab.base.rows(torch.arange(64))
+    with torch.no_grad():
+        held = trainer.loss(batch)
+        trainer.kl = 0.0
+        torch.testing.assert_close(trainer.loss(batch), held, atol=1e-5, rtol=0)
+    trainer.train(15)
+    assert count_token(lab.sample(policy, 256, 21)).mean() > count_token(lab.base).mean() + 0.5
+
+
+_KILLED = """
+import sys, os, signal, json
+from pathlib import Path
+from rewardzoo.experiment import Budget
+from rewardzoo.jobs import Job, run_job
+import rewardzoo.experiments.rlhf_overoptimisation_ensembles
+root, kill = Path(sys.argv[1]), int(sys.argv[2])
+budget = Budget(total_timesteps=6, num_envs=0, eval_episodes=32, seeds=1)
+folder = root / "arm" / "seed-100"
+job = Job("rlhf_overoptimisation_ensembles", 1, 100, budget, folder)
+def report(metrics):
+    if kill and metrics["time/total_timesteps"] == kill:
+        os.kill(os.getpid(), signal.SIGKILL)
+run_job(job, report)
+print(json.dumps(json.loads((folder / "result.json").read_text())["final"], sort_keys=True))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_numbers(tmp_path):
+    def run(folder, kill):
+        command = [sys.executable, "-c", _KILLED, str(folder), str(kill)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    whole = run(tmp_path / "whole", 0)
+    assert whole.returncode == 0, whole.stderr
+    assert run(tmp_path / "cut", 3).returncode == -9
+    assert run(tmp_path / "cut", 0).stdout == whole.stdout
+    lines = [(tmp_path / x / "arm/seed-100/metrics.jsonl").read_text() for x in ("whole", "cut")]
+    assert lines[0] == lines[1]

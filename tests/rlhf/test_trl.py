@@ -1,0 +1,115 @@
+"""Losses of DPO's family equal those of TRL's trainer on the same model, rows and masks."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from rewardzoo.rlhf import losses
+from rewardzoo.rlhf.data import Pair, PairData
+from rewardzoo.rlhf.huggingface import HuggingFaceModel
+from rewardzoo.rlhf.losses import Scores
+from rewardzoo.rlhf.pairs import encode_pairs
+from rewardzoo.rlhf.sequences import sequence_logps
+
+pytest.importorskip("trl")
+
+WORDS = [f"w{i}" for i in range(20)]
+PAIRS = [
+    Pair("w1 w2", " w3 w4 w5", " w6"),
+    Pair("w7", " w8 w9", " w1 w1 w1 w2"),
+    Pair("w3 w3 w4", " w5", " w2 w9"),
+    Pair("w10 w11", " w12 w13", " w14 w15"),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    import tokenizers
+    import transformers
+
+    vocabulary = {"<pad>": 0, "</s>": 1, **{w: i + 2 for i, w in enumerate(WORDS)}}
+    fast = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<pad>"))
+    fast.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=fast, pad_token="<pad>", eos_token="</s>", unk_token="<pad>"
+    )
+
+
+@pytest.fixture(scope="module")
+def models():
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=22,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    ref = transformers.LlamaForCausalLM(config)
+    policy = copy.deepcopy(ref)
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return policy, ref
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "ours"),
+    [
+        ("sigmoid", lambda s: losses.dpo(s, 0.3)),
+        ("hinge", lambda s: losses.slic(s, 0.3)),
+        ("ipo", lambda s: losses.ipo(s, 0.3, length_normalised=True)),
+    ],
+)
+def test_loss_and_gradient_equal_trl(tmp_path, tokenizer, models, kind, ours):
+    import datasets
+    import trl
+
+    policy, ref = copy.deepcopy(models[0]), copy.deepcopy(models[1])
+    rows = [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in PAIRS]
+    args = trl.DPOConfig(
+        output_dir=str(tmp_path),
+        loss_type=[kind],
+        beta=0.3,
+        per_device_train_batch_size=4,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        disable_dropout=True,
+    )
+    trainer = trl.DPOTrainer(
+        model=policy,
+        ref_model=ref,
+        args=args,
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    theirs = trainer.compute_loss(trainer.model, batch)
+    theirs.backward()
+    expected = [p.grad.clone() for p in policy.parameters()]
+    policy.zero_grad()
+
+    data = encode_pairs(PairData(PAIRS), lambda text: tokenizer.encode(text), eos=1)
+    model, reference = HuggingFaceModel(policy), HuggingFaceModel(ref)
+    chosen, rejected = sequence_logps(model, data.both).chunk(2)
+    with torch.no_grad():
+        ref_chosen, ref_rejected = sequence_logps(reference, data.both).chunk(2)
+    lengths = data.chosen.lengths, data.rejected.lengths
+    scores = Scores(chosen, rejected, ref_chosen, ref_rejected, *lengths, data.strength)
+    loss = ours(scores).mean()
+    torch.testing.assert_close(loss, theirs, atol=1e-5, rtol=0)
+    loss.backward()
+    for p, grad in zip(policy.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, grad, atol=1e-5, rtol=0)
