@@ -138,11 +138,7 @@ def tables_of(fn: DebateReward) -> tuple[Tensor, Tensor]:
     envs = gymnasium.make_vec(ENV, num_envs=1)
     VectorRewardWrapper(envs, fn)
     assert fn.table is not None
-    paid, kind = fn.table, fn.utility
-    fn.utility = "win01"
-    wins = paid if kind == "win01" else fn.tabulate()
-    fn.utility = kind
-    return paid, wins
+    return fn.table, fn.tabulate("win01")
 
 
 def sweep(trial: Trial, utility: str, feedback: str, balanced: bool) -> dict[str, float]:

@@ -103,6 +103,9 @@ class SepsisDebate(FuncEnv):
 
     Data: the tables of ICU-Sepsis; they hold no patient's record.
 
+    Two learners: ``rewardzoo.envs.sepsis_debate.sepsis_debate_v0`` has ``env`` and
+    ``parallel_env``, the same debate for PettingZoo; ``DebateGame`` is the batched game.
+
     Reference returns: with the built-in linear judge, mean of ``sign``: random features .122,
     greedy ones .887.
 

@@ -21,8 +21,8 @@ from .evidence import (
     check_utility,
     evidence_of,
     hold_debate,
-    utility,
 )
+from .evidence import utility as outcome_of
 from .judge import LinearJudge, as_judging
 
 FEEDBACK = ("debate", "full_state")
@@ -129,6 +129,11 @@ class DebateReward(RewardFunction):
                     "features; give a function of the features"
                 )
             self.baseline = self._offer("expert_policy", "baseline='expert'").argmax(1)
+        if isinstance(self.baseline, Tensor) and not self._numbered:
+            raise ValueError(
+                "baseline: a table of states, and these observations are features; give a function "
+                "of the features"
+            )
         super().bind(num_envs, device, spaces)
         self._actions = int(spaces.action.n)  # type: ignore[attr-defined]
         if self._numbered:
@@ -149,8 +154,11 @@ class DebateReward(RewardFunction):
         return self._paid
 
     @torch.no_grad()
-    def tabulate(self) -> Tensor:
+    def tabulate(self, utility: str | None = None) -> Tensor:
         """The expected outcome of the debate for every state and action, (S, A) float32.
+
+        Args:
+            utility: default: the reward's own; ``win01`` gives the chances to win.
 
         Raises:
             RewardError: if states are not numbered.
@@ -161,10 +169,9 @@ class DebateReward(RewardFunction):
         state = torch.arange(count, device=self._states.device).repeat_interleave(self._actions)
         action = torch.arange(self._actions, device=state.device).repeat(count)
         features, rival = self._states[state], self._rival(state)
-        parts = [
-            self._outcome(features[i : i + _CHUNK], action[i : i + _CHUNK], rival[i : i + _CHUNK])
-            for i in range(0, len(state), _CHUNK)
-        ]
+        kind = check_utility(utility or self.utility)
+        ranges = (slice(i, i + _CHUNK) for i in range(0, len(state), _CHUNK))
+        parts = [self._outcome(features[i], action[i], rival[i], kind) for i in ranges]
         return torch.cat(parts).reshape(count, self._actions)
 
     @torch.no_grad()
@@ -227,7 +234,7 @@ class DebateReward(RewardFunction):
         seen = obs["observation"] if isinstance(obs, dict) else obs
         if self.table is not None:
             return self.table[seen, action]
-        return self._outcome(seen, action, self._rival(seen))
+        return self._outcome(seen, action, self._rival(seen), self.utility)
 
     def _rival(self, seen: Tensor) -> Tensor:
         """The baseline's action, (N,)."""
@@ -236,10 +243,10 @@ class DebateReward(RewardFunction):
         rival: Tensor = self.baseline(self._states[seen] if self._numbered else seen)
         return rival
 
-    def _outcome(self, features: Tensor, action: Tensor, rival: Tensor) -> Tensor:
+    def _outcome(self, features: Tensor, action: Tensor, rival: Tensor, kind: str) -> Tensor:
         pair = torch.stack([action, rival], 1)
         ends = [self._hold(features, pair, first).shown for first in self._orders()]
-        paid = sum(utility(self.judge, features, shown, pair, self.utility) for shown in ends)
+        paid = sum(outcome_of(self.judge, features, shown, pair, kind) for shown in ends)
         assert isinstance(paid, Tensor)
         return paid / len(ends)
 

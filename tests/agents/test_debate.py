@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 import rewardzoo  # noqa: F401
+from rewardzoo.agents.common.hyperparameters import build
 from rewardzoo.agents.debate import DebaterHyperparameters as Hyperparameters
-from rewardzoo.agents.debate import PolicyDebater, Side, build, score, train_confuser, train_debater
+from rewardzoo.agents.debate import PolicyDebater, Side, score, train_confuser, train_debater
 from rewardzoo.agents.debate_exact import solve_debate, worst_case
 from rewardzoo.envs.debate_trap.dynamics import NEUTRALISER, TrapCases
 from rewardzoo.envs.sepsis_debate.patients import Patients

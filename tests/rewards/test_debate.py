@@ -118,6 +118,9 @@ def test_on_patients_popularity_alone_scores_high_and_balancing_undoes_it() -> N
     assert abs(fair - 0.5) < 4 * error
     policy, visits = torch.tensor(func.expert_policy), torch.tensor(func.expert_visits)
     linear = LinearJudge.of_policy(features, policy, visits)
+    marginal = joint.sum(0) / joint.sum()
+    beaten = (marginal.unsqueeze(1) > marginal).double().sum(1) / 24
+    assert float(marginal @ beaten) == pytest.approx(0.873645, abs=1e-5)
     full, _ = accuracy(linear, pairs, 44)
     six, error = accuracy(linear, pairs, 6)
     assert bayes_accuracy(policy, visits) > full > six > 0.5 + 2 * error
@@ -458,5 +461,8 @@ def test_what_an_environment_lacks_is_named() -> None:
         )
     with pytest.raises(ValueError, match="num_evidence=5"):
         paying(num_evidence=5)
-    with pytest.raises(ValueError, match="give a function of the features"):
-        VectorRewardWrapper(gymnasium.make_vec(ENV, num_envs=1, obs="features"), DebateReward())
+    for baseline in ("expert", torch.zeros(716, dtype=torch.int64)):
+        with pytest.raises(ValueError, match="function\\s+of the features"):
+            VectorRewardWrapper(
+                gymnasium.make_vec(ENV, num_envs=1, obs="features"), DebateReward(baseline=baseline)
+            )
