@@ -30,8 +30,8 @@ def epic_distance(
     """
     moves = np.asarray(transition, np.float64)
     check_model(moves, gamma)
-    pair = [epic(with_successors(r, moves), moves, gamma) for r in (first, second)]
-    return _pearson_distance(*pair, np.ones(moves.shape[-3:]))
+    x, y = (epic(with_successors(r, moves), moves, gamma) for r in (first, second))
+    return _pearson_distance(x, y, np.ones(moves.shape[-3:]))
 
 
 def dard_distance(
@@ -43,8 +43,8 @@ def dard_distance(
     """
     moves = np.asarray(transition, np.float64)
     check_model(moves, gamma)
-    pair = [dard(with_successors(r, moves), moves, gamma) for r in (first, second)]
-    return _pearson_distance(*pair, moves)
+    x, y = (dard(with_successors(r, moves), moves, gamma) for r in (first, second))
+    return _pearson_distance(x, y, moves)
 
 
 def _pearson_distance(x: Array, y: Array, weights: Array) -> Array:

@@ -36,8 +36,8 @@ def policy_value(policy: Policy, reward: Array, transition: Array, gamma: float)
     """Values (..., S) of a deterministic policy (..., S)."""
     moves = _moves(policy, transition)
     paid = np.take_along_axis(reward, policy[..., None], -1)
-    solved: Array = np.linalg.solve(np.eye(moves.shape[-1]) - gamma * moves, paid)[..., 0]
-    return solved
+    solved = np.linalg.solve(np.eye(moves.shape[-1]) - gamma * moves, paid)
+    return np.asarray(solved[..., 0], np.float64)
 
 
 def occupancy(policy: Policy, transition: Array, initial: Array, gamma: float) -> Array:
