@@ -452,20 +452,19 @@ def draw_frontier(figure: Any, results: Results) -> None:
             curves = [x[f"frontier_{prices}"] for x in results.arrays(label)]
             cost, paid = iqm(np.stack(curves), axis=0).T
             axes.plot(cost, paid, color=colour(i), lw=1.5, label=f"{label}, any cut")
-        labels = [a.label for a in results.arms if f"rpp_{prices}" in a.final]
-        for label in labels:
-            if label in (ONE_KNEE, ONE_MARKER, REFERENCE, HUBER):
+        for arm in results.arms:
+            if arm.label in (ONE_KNEE, ONE_MARKER, REFERENCE, HUBER):
                 continue
-            x, y = (iqm(results[label].final[f"{k}_{prices}"]) for k in ("cost", "rpp"))
-            ours = label in (DQN, ON_POLICY)
-            own = colour(0 if label == DQN else 2 if ours else 3)
+            x, y = (float(iqm(arm.final[f"{k}_{prices}"])) for k in ("cost", "rpp"))
+            ours = arm.label in (DQN, ON_POLICY)
+            own = colour((DQN, TUNED, ON_POLICY, arm.label).index(arm.label))
             axes.plot([x], [y], "o" if ours else "s", color=own, ms=6 if ours else 4)
-            axes.annotate(_SHORT.get(label, label), (x, y), (4, 3), textcoords="offset points",
-                          fontsize=7)  # fmt: skip
+            name, place = _NOTES.get(arm.label, (arm.label, (5, 3)))
+            axes.annotate(name, (x, y), place, textcoords="offset points", fontsize=7)
         price = ", ".join(f"{k} = {v}" for k, v in PRICES[prices].items())
         axes.set(xlabel="cost of visits per patient", ylabel="reward per patient",
                  title=f"{prices} prices ({price})")  # fmt: skip
-        axes.set_xlim(-0.1, 2.4)
+        axes.set_xlim(-0.1, 2.7)
         axes.legend(fontsize=7, loc="lower left")
     figure.tight_layout()
 
@@ -511,12 +510,13 @@ def _draw_patient(above: Any, below: Any, patient: Mapping[str, Any]) -> None:
     below.legend(fontsize=6, ncol=2)
 
 
-_SHORT = {
-    GUIDELINE: "guideline",
-    LEARNED["logistic"]: "logistic",
-    LEARNED["svm"]: "SVM",
-    LEARNED["mlp"]: "perceptron",
-    TUNED: "best cut",
+# What stands beside a point, and where, in points; the predictors lie on one another.
+_NOTES = {
+    ON_POLICY: (ON_POLICY, (5, -9)),
+    TUNED: (TUNED, (-40, -12)),
+    LEARNED["mlp"]: ("five predictors", (5, 6)),
+    GUIDELINE: ("guideline", (5, 3)),
+    **{name: ("", (0, 0)) for kind, name in LEARNED.items() if kind != "mlp"},
 }
 
 # Squared error, as in the paper. Huber's loss estimates something between a mean and a median:

@@ -74,7 +74,7 @@ def test_a_truncated_episode_bootstraps_and_a_terminated_one_does_not() -> None:
     envs = gymnasium.make_vec("rewardzoo/MountainCar-v0", num_envs=8, max_episode_steps=5)
     agent = DoubleDQN(
         VectorRewardWrapper(envs, One()), gamma=0.5, tau=0.05, learning_rate=5e-3, **SMALL
-    ).learn(8_000)
+    ).learn(5_000)
     obs, _ = envs.reset(seed=0)
     values = agent.outputs(obs)
     torch.testing.assert_close(values, torch.full_like(values, 2.0), atol=0.1, rtol=0)
@@ -125,7 +125,7 @@ def test_dead_steps_are_not_stored() -> None:
 def test_masked_actions_are_never_taken() -> None:
     envs = gymnasium.make_vec("rewardzoo/SepsisICU-v0", num_envs=64, action_mask=True)
     agent = DoubleDQN(envs, **{**SMALL, "buffer_size": 4096})
-    agent.learn(2_000)
+    agent.learn(1_000)
     stored = agent.buffer.at(torch.arange(len(agent.buffer)))
     allowed = stored.obs["action_mask"].gather(1, stored.action.unsqueeze(1))
     assert bool((allowed == 1).all()) and len(stored.action.unique()) > 10

@@ -12,7 +12,7 @@ from rewardzoo.agents.knee_policies import KINDS, Predictor
 VISITS, FEATURES = 3, 5
 
 
-def made_up(count: int = 600) -> tuple[torch.Tensor, torch.Tensor]:
+def made_up(count: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
     """A progression where the first feature of the last observation exceeds 1 (some 16 %)."""
     obs = torch.randn(count, VISITS, FEATURES, generator=torch.Generator().manual_seed(0))
     return obs, obs[..., 0] > 1.0
@@ -20,10 +20,10 @@ def made_up(count: int = 600) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_can_be_predicted_is(kind: str) -> None:
-    obs, progressed = made_up(2000)
-    predictor = Predictor(kind, FEATURES, VISITS, size=16)
-    predictor.fit(obs, progressed, epochs=30, batch_size=250, learning_rate=0.02)
-    fresh = torch.randn(3000, VISITS, FEATURES, generator=torch.Generator().manual_seed(1))
+    obs, progressed = made_up(1000)
+    predictor = Predictor(kind, FEATURES, VISITS, size=8)
+    predictor.fit(obs, progressed, epochs=25, batch_size=125, learning_rate=0.03)
+    fresh = torch.randn(1000, VISITS, FEATURES, generator=torch.Generator().manual_seed(1))
     truth = fresh[..., 0] > 1.0
     policy = predictor.policy()
     for k in range(VISITS):

@@ -178,12 +178,12 @@ def damage_often(made_up: Any, schema: str, folder: Path, count: int, seed: int)
                 loaded += 1
         finally:
             file.write_bytes(before)
-    assert faults > 0.3 * count and loaded > 0.1 * count  # both happen
+    assert faults > 0.2 * count and loaded > 0.1 * count  # both happen
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
 def test_damage_is_named_or_harmless(made_up: Any, tmp_path: Path, schema: str) -> None:
-    damage_often(made_up, schema, tmp_path, 40 if schema == "oai" else 80, seed=0)
+    damage_often(made_up, schema, tmp_path, 25, seed=0)
 
 
 @pytest.mark.slow
