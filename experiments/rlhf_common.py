@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
 from rewardzoo.metrics.statistics import paired_difference, stratified_bootstrap
 from rewardzoo.report import colour
@@ -14,8 +15,10 @@ from rewardzoo.results import Results, Verdict
 from rewardzoo.rlhf.ensembles import Ensemble
 from rewardzoo.rlhf.evaluation import fit_scaling_law, overoptimisation
 from rewardzoo.rlhf.laboratory import Laboratory, LaboratoryConfig
+from rewardzoo.rlhf.offline import OfflineTrainer
 from rewardzoo.rlhf.online import OnlineConfig, OnlineTrainer
 from rewardzoo.rlhf.reward_models import RewardModel
+from rewardzoo.rlhf.sequences import Sequences, sequence_logps
 
 # One layer of width 32 learns the chain to .1 nat a token in four seconds of one core. What is
 # studied is the gap between a proxy and gold, which a small model has no less of.
@@ -49,20 +52,60 @@ def members(lab: Laboratory, pretrained: bool) -> list[RewardModel]:
     return [lab.reward_model(i, pretrained=i if pretrained else 0) for i in range(MEMBERS)]
 
 
-def optimise(trial: Any, lab: Laboratory, reward: Any, **config: Any) -> dict[str, float]:
+def optimise(
+    trial: Any, lab: Laboratory, reward: Any, shown: Any = None, **config: Any
+) -> dict[str, float]:
     """Train on ``reward``, measure gold along the way; goes on from its checkpoint.
 
-    The budget's ``total_timesteps`` are updates of 32 prompts, ``eval_episodes`` fresh prompts of
+    ``shown`` is the proxy that is measured, where it is not ``reward``. The budget's
+    ``total_timesteps`` are updates of 32 prompts, ``eval_episodes`` fresh prompts of
     each of the twenty measurements.
     """
     hyperparameters = OnlineConfig(**{"learning_rate": 5e-4, "seed": trial.seed, **config})
     policy = copy.deepcopy(lab.policy)
     trainer = OnlineTrainer(policy, lab.policy, reward, lab.language.prompts, hyperparameters)
-    return measured(trial, lab, trainer, policy, reward)
+    return measured(trial, lab, trainer, policy, shown or reward)
+
+
+def align(
+    trial: Any, lab: Laboratory, loss: str, learning_rate: float = 2e-3, **loss_kwargs: Any
+) -> dict[str, float]:
+    """Train on the world's pairs by a preference loss, measure gold along the way.
+
+    The proxy is what the loss takes for the reward of the policy's own samples: the log-ratio to
+    the base policy, in nats. ``chosen`` is the mean log-ratio of chosen responses.
+    """
+    pairs, _ = lab.pairs(lab.config.n_pairs, lab.config.noise)
+    policy = copy.deepcopy(lab.policy)
+    trainer = OfflineTrainer(
+        policy,
+        lab.policy,
+        pairs,
+        loss,
+        learning_rate=learning_rate,
+        batch_size=min(64, len(pairs)),
+        seed=trial.seed,
+        **loss_kwargs,
+    )
+
+    def log_ratio(batch: Sequences) -> torch.Tensor:
+        return sequence_logps(policy, batch) - sequence_logps(lab.policy, batch)
+
+    @torch.no_grad()
+    def chosen() -> dict[str, float]:
+        ratio = sequence_logps(policy, pairs.chosen) - trainer.ref_chosen
+        return {"chosen": float(ratio.mean())}
+
+    return measured(trial, lab, trainer, policy, log_ratio, chosen)
 
 
 def measured(
-    trial: Any, lab: Laboratory, trainer: Any, policy: Any, reward: Callable[..., Any]
+    trial: Any,
+    lab: Laboratory,
+    trainer: Any,
+    policy: Any,
+    reward: Callable[..., Any],
+    more: Callable[[], dict[str, float]] = dict,
 ) -> dict[str, float]:
     """Train in twenty parts with a measurement before each and at the end."""
     total = trial.budget.total_timesteps
@@ -72,25 +115,27 @@ def measured(
     if checkpoint.is_file():
         trainer.load(checkpoint)
         curve = np.load(curve_file).tolist()
-    names = ("gold", "proxy", "kl", "length", "entropy")
+    names: list[str] = []
     while True:
-        numbers = lab.evaluate(policy, reward, trial.budget.eval_episodes)
+        numbers = {**lab.evaluate(policy, reward, trial.budget.eval_episodes), **more()}
         trial.log(trainer.num_steps, **numbers)
-        curve.append([numbers[name] for name in names])
+        names = list(numbers)
+        curve.append(list(numbers.values()))
         if trainer.num_steps >= total:
             break
         trainer.train(min(max(1, total // 20), total - trainer.num_steps))
         np.save(curve_file, np.array(curve))
         trainer.save(checkpoint)
-    gold, proxy, kl, length, _ = np.array(curve).T
+    curves = dict(zip(names, np.array(curve).T, strict=True))
+    gold, proxy, kl = (curves[name] for name in ("gold", "proxy", "kl"))
     at = int(gold.argmax())
+    others = [name for name in names if name not in ("proxy", "kl", "entropy")]
     return {
         **overoptimisation(kl, gold),
         "proxy_end": float(proxy[-1]),
         "proxy_rise": float(proxy[-1] - proxy[at]),
-        "length": float(length[-1]),
-        "gold_at_5": at_kl(kl, gold, 5.0),
-        "length_at_5": at_kl(kl, length, 5.0),
+        **{name: float(curves[name][-1]) for name in others if name != "gold"},
+        **{f"{name}_at_3": at_kl(kl, curves[name], 3.0) for name in others},
     }
 
 
