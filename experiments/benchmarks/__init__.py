@@ -8,7 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-BENCHMARKS = ("import_time", "env_step", "reward_wrapper", "ppo", "nethack_step", "debate")
+BENCHMARKS = (
+    "import_time",
+    "env_step",
+    "reward_wrapper",
+    "ppo",
+    "nethack_step",
+    "debate",
+    "submodular",
+)
 
 
 def main(only: str | None = None, out: str | Path | None = None, console: Any = None) -> bool:
