@@ -114,12 +114,12 @@ def formula(trial: Trial, family: str) -> Mapping[str, float]:
     """Closed form against simulation on 200 random settings, all in one batch.
 
     Every step of a row is an attempt, so that a setting's mean makespan is the time that its rows
-    spent over the number of successes. Rare successes get more rows.
+    spent over the number of successes. Settings get rows in proportion to that ratio's variance.
     """
     settings = random_settings(SETTINGS, _SETTINGS_SEED)
     times = ConfusionTimes.from_rates(**settings)
     want = expected_makespan(times)
-    rows = np.ceil(trial.budget.num_envs / 8 / times.success).astype(int)
+    rows = np.ceil(trial.budget.num_envs / 8 * ratio_variance(times)).astype(int)
     count = torch.from_numpy(rows)
     params = {k: torch.from_numpy(v).repeat_interleave(count) for k, v in settings.items()}
     owner = np.repeat(np.arange(SETTINGS), rows)
@@ -148,6 +148,21 @@ def formula(trial: Trial, family: str) -> Mapping[str, float]:
         "mean_error": float(np.abs(error).mean()),
         "successes": float(successes.min()),
     }
+
+
+def ratio_variance(times: ConfusionTimes) -> np.ndarray:
+    """Of the relative error of (time spent / successes), times the number of attempts.
+
+    With c an attempt's cost and w whether it succeeds, ``E[(c - E[M] w)^2] / (q E[M])^2``, for
+    exponential times; less for the other families.
+    """
+    mean, q = expected_makespan(times), times.success
+    total = np.zeros_like(mean)
+    for k, (chance, seconds) in enumerate(times.cells):
+        won = k < 2  # the first two fates
+        cost = seconds + times.start_time + (0.0 if won else times.reset_time)
+        total += chance * ((cost - mean * won) ** 2 + seconds**2)
+    return total / (q * mean) ** 2
 
 
 def paper_settings() -> dict[str, float]:
@@ -450,7 +465,7 @@ EXPERIMENT = Experiment(
     ],
     budgets={
         "smoke": Budget(total_timesteps=4_096, num_envs=64, eval_episodes=64, seeds=1),
-        # Of the formula's measures: num_envs / 8 * eval_episodes / 10 makespans a setting.
+        # Of the formula: standard error sqrt(80 / (num_envs * eval_episodes * seeds)), .25 %.
         "quick": Budget(total_timesteps=409_600, num_envs=512, eval_episodes=8_500, seeds=3),
         "full": Budget(total_timesteps=4_096_000, num_envs=1_024, eval_episodes=40_960, seeds=5),
     },

@@ -36,7 +36,8 @@ def draw(family: str, mean: Tensor, spread: float, samples: Tensor | None, rng: 
         return mean.expand_as(u)
     if family == "lognormal":
         variance = float(np.log1p(spread**2))
-        z = torch.special.ndtri((u + 2.0**-25).to(torch.float64)).to(torch.float32)
+        # In float64, where the middles of the 2**24 cells are neither 0 nor 1.
+        z = torch.special.ndtri(u.to(torch.float64) + 2.0**-25).to(torch.float32)
         return mean * torch.exp(variance**0.5 * z - variance / 2)
     if family == "empirical":
         assert samples is not None

@@ -145,6 +145,17 @@ def test_families_have_their_mean_and_law(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("u", [0.0, 1.0 - 2.0**-24])
+def test_extreme_draws_are_finite_times(
+    family: str, u: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = Rng(torch.arange(2), torch.zeros(2, dtype=torch.int64), 1)
+    monkeypatch.setattr(rng, "uniform", lambda *shape: torch.full((2, *shape), u))
+    found = draw(family, torch.tensor(20.0), 0.5, torch.tensor(SAMPLES), rng)
+    assert (torch.isfinite(found) & (found >= 0)).all() and (found < 20.0 * 70).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_effective_times_after_censoring(family: str) -> None:
     """Calls that would come too late are never heard; the makespan follows from what is left."""
     params = {"family": family, "samples": SAMPLES if family == "empirical" else ()}
