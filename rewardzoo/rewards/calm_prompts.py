@@ -325,5 +325,5 @@ _EXAMPLES = (
     ("unlock the door", _example("APPLY", "This door is locked.", "Never mind."), "Yes"),
     ("unlock the door", _example("W", "", "This door is locked."), "No"),
 )
-_SHOWN = Seen((".",) * 9, "?", (".",) * 24)
+_SHOWN = Seen(("..",) * 9, "?", ("..",) * 24)
 _PROBE = pack(ANY, AnnotatedTransition("", 4, _SHOWN, _SHOWN, {}, "human"))

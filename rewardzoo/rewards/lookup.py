@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ def hash_rows(*parts: Tensor) -> Tensor:
 
     Every place is mixed with its position and added up (SplitMix64's finaliser twice).
     """
-    rows = [p.reshape(len(p), -1).to(torch.int64) for p in parts]
+    rows = [p.reshape(len(p), math.prod(p.shape[1:])).to(torch.int64) for p in parts]
     x = rows[0] if len(rows) == 1 else torch.cat(rows, 1)
     place = torch.arange(1, x.shape[1] + 1, device=x.device) * _PLACE
     return _mix(_mix(x + place).sum(1))

@@ -7,6 +7,7 @@ within an episode. Three reward models: a table (retrieval), a classifier, and a
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -348,7 +349,8 @@ class OniRanking(_Learned):
         cache: see ``Oni``.
         learning_rate: step size of Adam.
         batch_size: pairs a gradient step.
-        steps: gradient steps an update.
+        steps: gradient steps an update; none while the loss is within .02 of the least and no
+            judgement came.
         seed: of the network.
         eps: threshold, in standard deviations.
         new_pairs: pairs put to the judge an update.
@@ -416,7 +418,10 @@ class OniRanking(_Learned):
     ) -> dict[str, float | Tensor]:
         """Fit the judged pairs; count the shown messages' rewards into mean and variance."""
         pairs = len(self.choices)
-        if news and 0 < pairs < _ENOUGH:
+        # What no network can go below: ties cost ln 2 each.
+        floor = math.log(2.0) * float((self.choices == 0.5).sum()) / max(1, pairs)
+        learns = news or float(self.loss) > floor + _LEARNED
+        if learns and 0 < pairs < _ENOUGH:
             loss = fit_pairs(
                 self.network, self.optimizer, self.seen, self.judged, self.choices, self.steps,
                 self.batch_size, rng,
