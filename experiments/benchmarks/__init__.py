@@ -16,6 +16,7 @@ BENCHMARKS = (
     "nethack_step",
     "debate",
     "submodular",
+    "knee",
 )
 
 

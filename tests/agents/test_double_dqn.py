@@ -74,7 +74,7 @@ def test_a_truncated_episode_bootstraps_and_a_terminated_one_does_not() -> None:
     envs = gymnasium.make_vec("rewardzoo/MountainCar-v0", num_envs=8, max_episode_steps=5)
     agent = DoubleDQN(
         VectorRewardWrapper(envs, One()), gamma=0.5, tau=0.05, learning_rate=5e-3, **SMALL
-    ).learn(5_000)
+    ).learn(8_000)
     obs, _ = envs.reset(seed=0)
     values = agent.outputs(obs)
     torch.testing.assert_close(values, torch.full_like(values, 2.0), atol=0.1, rtol=0)

@@ -410,6 +410,10 @@ def test_labelled_progression_is_as_frequent_as_designed() -> None:
     assert found["any"] == pytest.approx([0.41], rel=0.1)
     assert found["visits"] == pytest.approx([0.062, 0.116, 0.168, 0.191], rel=0.1)
     assert found["loss"] == pytest.approx([0.08, 0.11, 0.15, 0.19, 0.10], rel=0.1)
+    by_name = {a.name: a.simulated for a in calibrate()}
+    assert by_name["grade 0-1 to 3 or more in 4 years"] == pytest.approx(0.054, rel=0.1)
+    assert by_name["two grades or more in 4 years"] == pytest.approx(0.095, rel=0.1)
+    assert by_name["more than 1 mm in 4 years"] == pytest.approx(0.086, rel=0.1)
 
 
 def test_every_constant_has_a_source() -> None:
