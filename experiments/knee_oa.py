@@ -513,7 +513,7 @@ def _draw_patient(above: Any, below: Any, patient: Mapping[str, Any]) -> None:
 # What stands beside a point, and where, in points; the predictors lie on one another.
 _NOTES = {
     ON_POLICY: (ON_POLICY, (5, -9)),
-    TUNED: (TUNED, (-40, -12)),
+    TUNED: ("", (0, 0)),  # its curve is in the legend
     LEARNED["mlp"]: ("five predictors", (5, 6)),
     GUIDELINE: ("guideline", (5, 3)),
     **{name: ("", (0, 0)) for kind, name in LEARNED.items() if kind != "mlp"},
