@@ -215,9 +215,13 @@ def does_not_help(label: str, base: str, sentence: str) -> Callable[[Results], V
     def check(results: Results) -> Verdict:
         mine, other = (stratified_bootstrap(success(results, x)) for x in (label, base))
         difference = paired_difference(success(results, label), success(results, base))
+        if mine.low > other.high:
+            outcome = "fails"
+        else:
+            outcome = "holds" if difference.n >= 5 else "inconclusive"
         return Verdict(
             claim=sentence,
-            outcome="fails" if mine.low > other.high else "holds",
+            outcome=outcome,
             effect=difference.point,
             low=difference.low,
             high=difference.high,

@@ -14,8 +14,10 @@ from functools import partial
 from typing import Any
 
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
+from rewardzoo.llm.judges import Judge, RandomJudge
 from rewardzoo.rewards.base import RewardFunction, env_reward
-from rewardzoo.rewards.oni import OniClassification, OniRanking, OniRetrieval, mixed
+from rewardzoo.rewards.oni import OniRetrieval, mixed
+from rewardzoo.rewards.oni_learned import OniClassification, OniRanking
 
 from .keyroom import beats, curves_of_success, does_not_help, train_in_key_room
 
@@ -28,7 +30,13 @@ EXTRINSIC, RETRIEVAL, CLASSIFICATION, RANKING, EMBEDDED, RANDOM = (
     "retrieval, random labels",
 )
 GOAL = "key"
-WEIGHTS = (1.0, 0.5)  # of the environment's reward and of the intrinsic one; fixed before looking
+WEIGHT = 0.5  # of a helpful message; fixed before looking
+RANKING_WEIGHT = 0.1
+"""Of one standard deviation of the ranking's rewards. The key's message is seldom shown, so it is
+worth six deviations: at .5 it was worth three times the stairs, and with it PPO reached them in .38
+[.18, .59] of the episodes of seeds 300 to 304. On seed 0 .05, .1 and .2 solve the room; this one
+is reported, on other seeds."""
+RANDOM_RATE = 0.2  # share of messages called helpful by chance: as many as the rules call so
 
 
 def reward_of(label: str, seed: int) -> RewardFunction:
@@ -36,15 +44,17 @@ def reward_of(label: str, seed: int) -> RewardFunction:
     if label == EXTRINSIC:
         return 1.0 * env_reward
     if label == CLASSIFICATION:
-        return mixed(OniClassification("rules", GOAL, seed=seed), *WEIGHTS)
+        return mixed(OniClassification("rules", GOAL, seed=seed), 1.0, WEIGHT)
     if label == RANKING:
-        return mixed(OniRanking("rules", GOAL, seed=seed), *WEIGHTS)
-    judge = {RETRIEVAL: "rules", EMBEDDED: "smollm2", RANDOM: f"random:{seed}"}[label]
-    return mixed(OniRetrieval(judge, GOAL), *WEIGHTS)
+        return mixed(OniRanking("rules", GOAL, seed=seed), 1.0, RANKING_WEIGHT)
+    judge: Judge | str = {RETRIEVAL: "rules", EMBEDDED: "smollm2"}.get(label, "")
+    if label == RANDOM:
+        judge = RandomJudge(RANDOM_RATE, seed)
+    return mixed(OniRetrieval(judge, GOAL), 1.0, WEIGHT)
 
 
 def train(trial: Any, label: str) -> dict[str, float]:
-    """PPO on the environment's reward and .5 for messages, by the arm's reward model."""
+    """PPO on the environment's reward and one for messages, by the arm's reward model."""
     return train_in_key_room(trial, reward_of(label, trial.seed))
 
 
@@ -82,8 +92,8 @@ EXPERIMENT = Experiment(
             ),
         ),
     ],
-    seeds=tuple(range(300, 310)),
-    tuning_seeds=(0,),
+    seeds=tuple(range(310, 320)),
+    tuning_seeds=(0, 1, 300, 301, 302, 303, 304),
     columns={"success": "success", "objective": "objective", "return": "specified"},
     figures=[
         Figure(

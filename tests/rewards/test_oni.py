@@ -17,7 +17,8 @@ from rewardzoo.llm import PAIR, Judge, PairJudge, RandomJudge, RuleJudge, TableJ
 from rewardzoo.rewards import Spaces, VectorRewardWrapper, env_reward, make_reward
 from rewardzoo.rewards.captions import EpisodeCounts, decode, encode
 from rewardzoo.rewards.lookup import Lookup, hash_rows
-from rewardzoo.rewards.oni import OniClassification, OniRanking, OniRetrieval, merge, mixed
+from rewardzoo.rewards.oni import OniRetrieval, mixed
+from rewardzoo.rewards.oni_learned import OniClassification, OniRanking, merge
 from rewardzoo.rewards.oni_models import (
     bradley_terry_loss,
     fit_labels,
