@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..rewards.base import integer
-from .cache import JudgementCache
+from .cache import JudgementCache, default_cache
 from .client import LLMError
 from .judges import Judge
 
@@ -301,5 +301,10 @@ Queue = InlineQueue | AnnotationQueue
 
 
 def queue_for(judge: Judge, cache: str | Path | None = None) -> Queue:
-    """The queue that fits a judge: inline where it answers at once, else a thread."""
-    return InlineQueue(judge) if judge.instant else AnnotationQueue(judge, cache)
+    """The queue that fits a judge: inline where it answers at once, else a thread and a cache.
+
+    Args:
+        judge: whom to ask.
+        cache: file for the judgements of one that takes time; None for the user's.
+    """
+    return InlineQueue(judge) if judge.instant else AnnotationQueue(judge, cache or default_cache())
