@@ -179,7 +179,6 @@ class Collector:
         self.memory = state["memory"].to(self.device)
         return True
 
-
     def _reward_functions(self) -> list[Any]:
         """Of the wrappers around the environments, the outermost first."""
         found, env = [], self.envs

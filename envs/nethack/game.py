@@ -89,9 +89,7 @@ class Game:
         self.observation_keys = tuple(observation_keys)
         self.task: Any = self._make_task(task, rules)
         self._all_questions = self._all_modes = self.task.unaided
-        names, self._keys = action_keys(
-            self._default_actions() if actions is None else actions
-        )
+        names, self._keys = action_keys(self._default_actions() if actions is None else actions)
         self.action_names = tuple(names)
         self.action_space = spaces.Discrete(len(names))
         self.info_fields = {
