@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from rewardzoo.rewards.submodular_information import Information
+
 _COVERED = np.array([86, 180, 233])
 _WALL = np.array([60, 60, 60])
 _VISITED = (0, 114, 178)
@@ -21,12 +23,16 @@ def frame(func: Any, state: Any, i: int) -> np.ndarray:
 def worth(func: Any, state: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
     """Of every cell: its worth alone in [0, 1], and the share of it that is taken, in [0, 1].
 
-    For coverage the cells themselves; for other functions what the cell would add.
+    For coverage the cells themselves; for information the share of the prior variance that is gone;
+    for other functions what the cell would no longer add.
     """
     f = func.set_function
     memory = type(state.memory)(*(x[i : i + 1] for x in state.memory))
     if hasattr(f, "covered") and f.cells == f.size:
         alone, taken = f.weights.cpu().numpy(), f.covered(memory)[0].float().cpu().numpy()
+    elif isinstance(f, Information):
+        alone = f.singles().cpu().numpy()
+        taken = 1.0 - f.features(memory)[0, : f.size].cpu().numpy()
     else:
         alone = f.singles().cpu().numpy()
         left = f.gains(memory)[0].cpu().numpy()
