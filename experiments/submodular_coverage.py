@@ -1,9 +1,9 @@
 """Coverage needs a reward that knows what was seen: SubPO against its modular surrogate.
 
 Prajapat et al. (2024): a policy trained on what a step *adds* covers a field, one trained on what a
-place is *worth* stays on a rich one, and ends below a random walk. Scaled down: 30 x 30 grids and
-horizon 40 as in the paper, with 5 seeds and a million steps or less a task; the optimum of the
-uniform field is known, so the claim is sharp.
+place is *worth* stays on a rich one, and can end below a random walk. Scaled down: 30 x 30 grids
+and horizon 40 as in the paper, with 5 seeds and less than a million steps a task; the optimum of
+the uniform field is known, so the claim is sharp.
 """
 
 from __future__ import annotations
