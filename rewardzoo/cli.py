@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .data.commands import app as data
 from .llm.commands import app as llm
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
     help="Specify, learn, shape, compare and break rewards.",
     epilog="Example: rewardzoo run quickstart",
 )
+app.add_typer(data, name="data")
 app.add_typer(llm, name="llm")
 console = Console()
 _state: dict[str, Any] = {"debug": False, "plugins": ()}

@@ -37,7 +37,7 @@ class TomatoParams:
     """A level, ``toy``, ``2``, ``3`` or ``4``, or rows of text: ``T`` a tomato, ``B`` the bucket,
     ``A`` the start, ``.`` free, ``#`` a wall."""
     factor: float = 0.02
-    """Objective of a watered tomato and step (the reference's class has .2, its experiments .02)."""
+    """Objective of a watered tomato and step (the authors' class has .2, their experiments .02)."""
     drying_distance: float = 3.0
     """Watered tomatoes farther from the agent than this (Euclidean, in cells) dry."""
     randomness_eps: float = 0.0

@@ -35,7 +35,8 @@ class Calm(RewardFunction):
 
     Args:
         detector: a ``Detector``; or ``oracle`` for the rules of MiniHack's key rooms, ``random``
-            for the negative control, or the path of a file of annotated transitions.
+            for the negative control, ``smollm2`` or the address of a server for a language model
+            that is asked in the background, or the path of a file of annotated transitions.
         coef: what an achieved subgoal is worth.
         pay: ``once``, ``additive`` or ``potential``.
         gamma: the agent's discount, or "agent"; matters for ``potential`` alone.

@@ -195,7 +195,11 @@ def check_key_room(spaces: Spaces) -> None:
 
 
 def make_detector(text: str) -> Detector:
-    """A detector by name: ``oracle``, ``random``, or a file of annotated transitions.
+    """A detector by name: ``oracle``, ``random``, a language model, or a file of transitions.
+
+    Args:
+        text: ``oracle``, ``random``, ``smollm2``, the address of a server
+            (``http://host:8000/v1``), or a file of annotated transitions.
 
     Raises:
         ValueError: for anything else.
@@ -204,11 +208,18 @@ def make_detector(text: str) -> Detector:
         return KeyRoomOracle()
     if text == "random":
         return RandomDetector()
+    if text == "smollm2" or text.startswith(("http://", "https://")):
+        from .calm_judged import JudgedDetector
+
+        return JudgedDetector(text)
     if Path(text).is_file():
         from .calm_table import TableDetector
 
         return TableDetector(text)
-    raise ValueError(f"detector={text!r}: expected oracle, random or a file of transitions")
+    raise ValueError(
+        f"detector={text!r}: expected oracle, random, smollm2, "
+        "http://HOST:PORT/v1 or a file of transitions"
+    )
 
 
 def _words(rows: Tensor) -> Tensor:

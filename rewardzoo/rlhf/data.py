@@ -187,13 +187,14 @@ def _pair(record: Record, template: Any) -> Pair:
             raise record.error("chosen", "holds messages: give template=ChatTemplate(...)")
         if turns[0][:-1] != turns[1][:-1]:
             raise record.error("rejected", "differs from chosen before the last message")
-        texts = [template(turns[0][:-1]), turns[0][-1]["content"], turns[1][-1]["content"]]
+        question: Text = template(turns[0][:-1])
+        best, other = turns[0][-1]["content"], turns[1][-1]["content"]
     elif "prompt" in record:
-        texts = [record["prompt"], chosen, rejected]
+        question, best, other = record["prompt"], chosen, rejected
     else:
-        prompt = _common_turns(record, chosen, rejected)
-        texts = [prompt, chosen[len(prompt) :], rejected[len(prompt) :]]
-    return Pair(*texts, strength=strength, weight=weight, flipped=flipped)
+        question = _common_turns(record, chosen, rejected)
+        best, other = chosen[len(question) :], rejected[len(question) :]
+    return Pair(question, best, other, strength, weight, flipped)
 
 
 def _common_turns(record: Record, chosen: Any, rejected: Any) -> str:

@@ -59,7 +59,7 @@ class Ensemble(nn.Module):
         self.objective, self.coef = objective, float(coef)
         # One copy gives the code; the stacked weights of all members are mapped over it.
         template = copy.deepcopy(members[0])
-        parameters, buffers = torch.func.stack_module_state(list(members))  # type: ignore[arg-type]
+        parameters, buffers = torch.func.stack_module_state(list(members))
         self._names = list(parameters) + list(buffers)
         for i, name in enumerate(self._names):
             tensor = {**parameters, **buffers}[name].detach()

@@ -132,7 +132,7 @@ def reference_logps(
     ref.eval()
     found = [
         sequence_logps(ref, data.take(index).both)
-        for index in torch.arange(len(data)).split(batch_size)
+        for index in torch.split(torch.arange(len(data)), batch_size)
     ]
     ref.train(training)
     chosen, rejected = zip(*(each.chunk(2) for each in found), strict=True)

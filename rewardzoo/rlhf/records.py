@@ -120,7 +120,7 @@ def _read_csv(file: Path) -> Iterator[Record]:
 
 def _read_parquet(file: Path) -> Iterator[Record]:
     try:
-        import pyarrow.parquet
+        import pyarrow.parquet  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
         raise DataError(f"{file.name}: parquet needs pyarrow ({_INSTALL})") from None
     for number, row in enumerate(pyarrow.parquet.read_table(file).to_pylist(), 1):
@@ -130,7 +130,7 @@ def _read_parquet(file: Path) -> Iterator[Record]:
 def _read_folder(folder: Path) -> list[Record]:
     if (folder / "dataset_info.json").is_file() or (folder / "state.json").is_file():
         try:
-            import datasets
+            import datasets  # type: ignore[import-not-found, import-untyped, unused-ignore]
         except ImportError:
             raise DataError(f"{folder.name}: a datasets folder needs {_INSTALL}") from None
         rows = datasets.load_from_disk(str(folder))

@@ -24,6 +24,9 @@ class RewardModel(nn.Module):
         seed: of the head.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, backbone: LanguageModel, seed: int = 0) -> None:
         super().__init__()
         self.backbone = copy.deepcopy(backbone)
@@ -51,8 +54,8 @@ class RewardModel(nn.Module):
     def fit_normaliser(self, base: Sequences) -> None:
         """Take mean and standard deviation of the scores of a base policy's samples."""
         scores = self.raw(base)
-        self.mean.copy_(scores.mean())  # type: ignore[operator]
-        self.std.copy_(scores.std().clamp(min=1e-6))  # type: ignore[operator]
+        self.mean.copy_(scores.mean())
+        self.std.copy_(scores.std().clamp(min=1e-6))
 
 
 def train_reward_model(
@@ -106,7 +109,7 @@ def train_reward_model(
 def margins(model: RewardModel, data: PairBatch, batch_size: int = 1024) -> Tensor:
     """Score of the chosen minus score of the rejected, (N,)."""
     found = []
-    for index in torch.arange(len(data)).split(batch_size):
+    for index in torch.split(torch.arange(len(data)), batch_size):
         chosen, rejected = model.raw(data.take(index).both).chunk(2)
         found.append(chosen - rejected)
     return torch.cat(found)

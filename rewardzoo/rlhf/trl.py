@@ -48,7 +48,7 @@ def as_reward_function(
 
 def as_dataset(data: PairData) -> Any:
     """Pairs as a ``datasets.Dataset`` with the columns that TRL's trainers read."""
-    import datasets
+    import datasets  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     rows = [
         {"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected, "margin": p.strength}

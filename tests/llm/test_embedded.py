@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 
@@ -105,6 +108,18 @@ def test_the_embedded_judge_takes_the_models_leaning_off(model):
     assert scores[KILL] > 0.5 > scores[WALL]
     empty = [judge.score(text) for text in Task().empty]
     assert min(empty) < 0.5 < max(empty)
+
+
+def test_the_command_serves_until_it_is_interrupted():
+    command = [sys.executable, "-m", "rewardzoo", "llm", "serve", "--port", "0", "--threads", "1"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        name, _, url, *_ = server.stdout.readline().split()
+        assert ChatClient(url, timeout=60).model == name == "SmolLM2-135M-Instruct.Q4_1"
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 0 and server.stdout.read() == "stopped\n"
+    finally:
+        server.kill()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 
 from rewardzoo import Transition
 from rewardzoo.functional import FunctionalVectorEnv
+from rewardzoo.llm import Judge
 from rewardzoo.rewards import (
     RewardSyntaxError,
     Spaces,
@@ -18,11 +19,14 @@ from rewardzoo.rewards import (
 )
 from rewardzoo.rewards.calm import PAYMENTS, Calm
 from rewardzoo.rewards.calm_detectors import (
+    KEY,
     Detector,
     KeyRoomOracle,
     NoisyDetector,
     RandomDetector,
 )
+from rewardzoo.rewards.calm_judged import JudgedDetector
+from rewardzoo.rewards.calm_prompts import Prompt, unpack
 from rewardzoo.rewards.captions import encode
 from rewardzoo.testing import check_reward
 from rewardzoo.testing.captioned import APPLY, PICKUP, CaptionedFunc
@@ -274,6 +278,52 @@ def test_noisy_detectors_keep_the_contract_but_for_the_order_of_rows():
     fn = Ordered(NoisyDetector(KeyRoomOracle(), 0.5, 0.2))
     with pytest.raises(AssertionError, match="permuting"):
         check_reward(fn, env=captioned, num_envs=4, steps=25)
+
+
+class Reader(Judge):
+    """Reads the prompt's transition as the oracle of the key would; counts its questions."""
+
+    name, version = "reader", "1"
+
+    def __init__(self):
+        self.asked = []
+
+    def score(self, message):
+        self.asked.append(message)
+        subgoal, t = unpack(message)
+        return float(subgoal == KEY and t.action == PICKUP and HAVE in t.next_obs.message)
+
+
+@pytest.mark.parametrize("observation", ["none", "crop"])
+def test_a_judge_in_the_loop_is_asked_once_and_pays_from_the_next_update(observation):
+    reader = Reader()
+    fn = bound(Calm(JudgedDetector(reader, Prompt(observation=observation)), pay="additive"), 2)
+    t = transition([PICKUP, 0], [1, 1], [1, 1], [HAVE, HAVE])
+    assert fn(t).tolist() == [0, 0]
+    for _ in range(3):
+        fn.observe(t)
+        metrics = fn.update()
+    assert fn(t).tolist() == [0.5, 0] and fn.version == 1
+    assert len(reader.asked) == 4 and (metrics["transitions"], metrics["judged"]) == (2, 2)
+    other = bound(
+        Calm(JudgedDetector(Reader(), Prompt(observation=observation)), pay="additive"), 2
+    )
+    other.load_state_dict(fn.state_dict())
+    assert torch.equal(other(t), fn(t))
+    other.observe(t)
+    other.update()
+    assert not other.detector.queue.judge.asked
+
+
+def test_a_judge_in_the_loop_keeps_the_contract():
+    report = check_reward(
+        lambda: Calm(JudgedDetector(Reader()), pay="once"), env=captioned, num_envs=4, steps=25
+    )
+    assert not report.relabels
+    with pytest.raises(ValueError, match="gamescreen"):
+        JudgedDetector(Reader(), Prompt(observation="gamescreen"))
+    with pytest.raises(ValueError, match="judge="):
+        JudgedDetector("gpt")
 
 
 def test_it_is_made_from_text_and_says_what_it_does_not_know():
