@@ -57,7 +57,6 @@ def reinforce(
     return optimise(trial, lab, proxy_of(lab, objective, pretrained), kl=kl)
 
 
-@torch.no_grad()
 def best_of_n(trial: Any) -> dict[str, float]:
     """Best of n by each proxy: gold in expectation over all subsets of the same answers."""
     lab = laboratory(trial)
@@ -92,6 +91,7 @@ def best_of_n(trial: Any) -> dict[str, float]:
     return final
 
 
+@torch.no_grad()
 def _scores(found: list[Any], batch: Any) -> torch.Tensor:
     parts = torch.arange(len(batch.ids)).split(2048)
     ensemble = Ensemble(found, "mean")

@@ -5,19 +5,17 @@ Nothing here is imported by the rest of the project, and importing it imports no
 
 from __future__ import annotations
 
+import pkgutil
 from pathlib import Path
 from typing import Any
 
-BENCHMARKS = (
-    "import_time",
-    "env_step",
-    "reward_wrapper",
-    "ppo",
-    "nethack_step",
-    "debate",
-    "submodular",
-    "knee",
+_SHARED = ("contenders", "timing", "__main__")
+BENCHMARKS = tuple(
+    module.name
+    for module in pkgutil.iter_modules(__path__)
+    if not module.ispkg and module.name not in _SHARED
 )
+"""Every other file here with a function ``run``."""
 
 
 def main(only: str | None = None, out: str | Path | None = None, console: Any = None) -> bool:
