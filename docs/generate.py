@@ -105,6 +105,10 @@ def env_card(page: str, ids: list[str]) -> str:
         "",
     ]
     env.close()
+    films = sorted((HERE / "media").glob(f"{page}-*.gif"))
+    if films:
+        lines += ["## Films", ""]
+        lines += [f"![{film.stem.split('-')[1]}](../media/{film.name})\n" for film in films]
     if len(ids) > 1:
         lines += ["## Ids", "", "| id | truncated after |", "|---|---|"]
         lines += [f"| `{i}` | {gymnasium.spec(i).max_episode_steps} steps |" for i in ids]

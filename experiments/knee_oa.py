@@ -466,7 +466,6 @@ def draw_frontier(figure: Any, results: Results) -> None:
                  title=f"{prices} prices ({price})")  # fmt: skip
         axes.set_xlim(-0.1, 2.7)
         axes.legend(fontsize=7, loc="lower left")
-    figure.tight_layout()
 
 
 def draw_timelines(figure: Any, results: Results) -> None:
@@ -478,7 +477,6 @@ def draw_timelines(figure: Any, results: Results) -> None:
     grid = figure.subplots(2, 2, sharex=True, gridspec_kw={"height_ratios": [3, 2]}, squeeze=False)
     for column, row in zip(grid.T, chosen, strict=False):
         _draw_patient(*column, {k: v[row] for k, v in kept.items() if k.startswith("timeline_")})
-    figure.tight_layout()
 
 
 def _draw_patient(above: Any, below: Any, patient: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .metrics.statistics import Interval, bootstrap_curve, stratified_bootstrap
-from .results import ArmResult, Results, Verdict, write_atomic
+from .results import COLUMNS, ArmResult, Results, Verdict, write_atomic
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -201,10 +201,14 @@ def _rows(results: Results) -> list[Row]:
 
 
 def _final(arm: ArmResult, key: str, name: str, notes: list[str]) -> Interval | None:
-    """The interval of a final score; None, with a note, where a seed has no finite one."""
+    """The interval of a final score; None, with a note, where a seed has no finite one.
+
+    A column of the experiment's own need not concern every arm; the returns do.
+    """
     values = arm.final.get(key)
     if values is None:
-        notes.append(f"{name} was not recorded")
+        if key in COLUMNS:
+            notes.append(f"{name} was not recorded")
         return None
     bad = ~np.isfinite(values)
     if bad.any():

@@ -80,7 +80,7 @@ def _play(env: PegInHoleContact, story: str) -> tuple[list[Any], bool]:
 def main(folder: str) -> None:
     """Write the three films."""
     for story in STORIES:
-        path = Path(folder) / f"peg-{story}.gif"
+        path = Path(folder) / f"PegInHoleContact-{story}.gif"
         write_gif(film(story), path, FPS)
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
