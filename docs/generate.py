@@ -31,8 +31,11 @@ OUT = HERE / "generated"
 
 
 def paragraphs(docstring: str | None) -> str:
-    """A docstring as a page: ``Heading: text`` becomes a section, ``Args:`` a list."""
-    text = inspect.cleandoc(docstring or "")
+    """A docstring as a page: ``Heading: text`` becomes a section, ``Args:`` a list.
+
+    Its first line is what the thing is, and no section, whatever stands in it.
+    """
+    first, _, text = inspect.cleandoc(docstring or "").partition("\n")
     text = re.sub(r"^    (\w+): ", r"- `\1`: ", text, flags=re.MULTILINE)
     text = re.sub(
         r"^([A-Z][A-Za-z ]{2,24}):\s+(\S)",
@@ -40,7 +43,7 @@ def paragraphs(docstring: str | None) -> str:
         text,
         flags=re.MULTILINE,
     )
-    return re.sub(r"``([^`]+)``", r"`\1`", text)
+    return re.sub(r"``([^`]+)``", r"`\1`", f"{first}\n{text}")
 
 
 def parameters(kind: type) -> str:

@@ -40,6 +40,8 @@ def test_every_environment_has_a_card(tmp_path: Path, monkeypatch: pytest.Monkey
     for id in env_ids():
         text = (tmp_path / "generated" / f"{generate.page_of(id)}.md").read_text()
         assert id in text and "## Objective" in text and "## Paper" in text
+    index = (tmp_path / "generated" / "environments.md").read_text()
+    assert "NetHack and MiniHack: sparse rewards" in index and "|  |" not in index
     rewards = (tmp_path / "generated" / "rewards.md").read_text()
     assert "falling_sofa" in rewards and "- `high`: greatest reward." in rewards
     assert "`delay(inner: RewardFunction, k: int)`" in rewards
