@@ -8,34 +8,25 @@ probability epsilon and greedy otherwise, into the replay buffer; ``update`` tak
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from rewardzoo.functional import check_device
 from rewardzoo.random import Rng
 from rewardzoo.registration import register_agent
-from rewardzoo.transition import Obs, to_numpy, to_torch
+from rewardzoo.transition import Obs
 
 from .common import trees
-from .common.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from .common.agent import Agent, Env
 from .common.collector import Collector, EpisodeSums, Rollout
-from .common.evaluation import evaluate
-from .common.hyperparameters import build, hyper
-from .common.logger import Logger
+from .common.hyperparameters import hyper
 from .common.networks import ACTIVATIONS, MASK_KEY, MLP, encoder
 from .common.replay_buffer import ReplayBuffer, Sample
-from .ppo import _reward_functions, _reward_wrappers, _space_ndim, _vector
 
-Callback = Callable[["DoubleDQN", dict[str, float]], bool | None]
-_AGENT_STREAM, _REPLAY_STREAM = 1, 2  # environments draw from stream 0
+_REPLAY_STREAM = 2  # environments draw from stream 0, actions from 1
 
 
 @dataclass(frozen=True)
@@ -143,7 +134,7 @@ def q_target(batch: Sample, online: Tensor | None, target: Tensor, gamma: float)
 
 
 @register_agent("double_dqn")
-class DoubleDQN:
+class DoubleDQN(Agent):
     """Double Q-learning with a replay buffer, for discrete actions.
 
     Takes Box, picture, Discrete and Dict observations; an entry ``action_mask`` of a Dict
@@ -167,22 +158,18 @@ class DoubleDQN:
     """
 
     Hyperparameters = DoubleDQNHyperparameters
-    default_num_envs = 64
+    parts = ("network", "target", "optimizer", "buffer")
 
     def __init__(
         self,
-        env: gymnasium.vector.VectorEnv[Any, Any, Any] | gymnasium.Env[Any, Any] | str,
+        env: Env,
         seed: int = 0,
         device: torch.device | str | None = None,
         **hyperparameters: Any,
     ) -> None:
-        self.hp: DoubleDQNHyperparameters = build(DoubleDQNHyperparameters, hyperparameters)
-        self.envs = _vector(env, device, self.default_num_envs)
-        self.device = check_device(device or getattr(self.envs, "device", "cpu"))
-        self.seed = seed
-        for fn in _reward_functions(self.envs):
-            fn.match_gamma(self.hp.gamma)
-        hp, space = self.hp, self.envs.single_action_space
+        super().__init__(env, seed, device, hyperparameters)
+        hp: DoubleDQNHyperparameters = self.hp
+        space = self.envs.single_action_space
         if not isinstance(space, spaces.Discrete) or int(space.start) != 0:
             raise ValueError(f"action_space={space}: expected Discrete(n); PPO takes others")
         if hp.num_steps * self.envs.num_envs > hp.buffer_size:
@@ -202,15 +189,6 @@ class DoubleDQN:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=hp.learning_rate)
         self.buffer = ReplayBuffer(hp.buffer_size, self.device)
         self.collector = Collector(self.envs, self.device)
-        self.num_timesteps = 0
-        self.iteration = 0
-        self._started = False
-        self._seeds = torch.arange(self.envs.num_envs, device=self.device) + seed
-
-    @property
-    def gamma(self) -> float:
-        """The discount."""
-        return self.hp.gamma
 
     @property
     def epsilon(self) -> float:
@@ -221,21 +199,28 @@ class DoubleDQN:
 
     # ---- one iteration -----------------------------------------------------------------------
 
+    def iterate(self) -> dict[str, float]:
+        """Collect into the buffer, update."""
+        epsilon = self.epsilon
+        sums = self.collect()
+        played = self.num_timesteps + self.num_steps * self.envs.num_envs
+        parts = torch.full((2,), torch.nan, device=self.device)
+        if played >= self.hp.learning_starts:
+            parts = self.update()
+        learned = dict(zip(("q_loss", "batch_reward"), parts, strict=True))
+        return {**self.read(learned, sums), "train/epsilon": epsilon}
+
     def collect(self) -> EpisodeSums:
         """Play ``num_steps`` steps in every environment, into the buffer."""
-        if not self._started:
-            self.collector.reset(self.seed)
-            self._started = True
         epsilon = self.epsilon
-        rng = Rng(self._seeds, torch.full_like(self._seeds, self.iteration), 0, _AGENT_STREAM)
 
-        def act(obs: Obs, memory: Tensor, began: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        def act(
+            obs: Obs, memory: Tensor, began: Tensor, noise: Tensor
+        ) -> tuple[Tensor, Tensor, Tensor]:
             action = self.distribution.sample(self.network(obs), noise, epsilon)
             return action, action, memory
 
-        with torch.no_grad():
-            noise = self.distribution.noise(rng, self.hp.num_steps)
-            rollout, sums = self.collector.collect(self.hp.num_steps, act, noise)  # type: ignore[arg-type]
+        rollout, sums = self.play(act)
         self.buffer.add(_rows(rollout))
         return sums
 
@@ -272,64 +257,6 @@ class DoubleDQN:
                 stats.append(torch.stack([loss.detach(), batch.reward.mean()]))
         return torch.stack(stats).mean(0)
 
-    # ---- the surface that users of Stable-Baselines3 know ------------------------------------
-
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: Callback | None = None,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-        log_dir: str | Path | None = None,
-    ) -> DoubleDQN:
-        """Train for at least ``total_timesteps`` environment steps.
-
-        Args:
-            total_timesteps: summed over environments; rounded up to whole iterations.
-            callback: called after every iteration with the agent and its metrics; False stops.
-            reset_num_timesteps: count from 0; False goes on counting, as after ``load``.
-            progress_bar: show one.
-            log_dir: write TensorBoard files there.
-
-        Returns:
-            The agent itself.
-        """
-        if not total_timesteps >= 0:
-            raise ValueError(f"total_timesteps={total_timesteps}: expected an integer >= 0")
-        hp = self.hp
-        if reset_num_timesteps:
-            self.num_timesteps = 0
-        first, start, clock = self.num_timesteps, 0, time.perf_counter()
-        target = first + total_timesteps
-        with Logger(total_timesteps, log_dir, progress_bar) as logger:
-            while self.num_timesteps < target:
-                if hp.anneal_lr:
-                    left = 1.0 - self.num_timesteps / target
-                    self.optimizer.param_groups[0]["lr"] = hp.learning_rate * left
-                epsilon = self.epsilon
-                sums = self.collect()
-                self.num_timesteps += hp.num_steps * self.envs.num_envs
-                parts = None
-                if self.num_timesteps >= hp.learning_starts:
-                    parts = self.update()
-                learned: dict[str, Any] = {}
-                for fn in _reward_functions(self.envs):
-                    learned.update({f"reward/{k}": float(v) for k, v in fn.update().items()})
-                for env in _reward_wrappers(self.envs):
-                    env.raise_if_unpayable()
-                self.iteration += 1
-                metrics = _metrics(parts, sums, self.num_timesteps)
-                metrics["train/epsilon"] = epsilon
-                now = time.perf_counter()
-                metrics["time/sps"] = (self.num_timesteps - first - start) / (now - clock)
-                start, clock = self.num_timesteps - first, now
-                metrics.update(learned)
-                stop = callback is not None and callback(self, metrics) is False
-                logger.log(metrics, self.num_timesteps, self.num_timesteps - first)
-                if stop:
-                    break
-        return self
-
     @torch.no_grad()
     def outputs(self, obs: Obs) -> Tensor:
         """Action values, (N, A)."""
@@ -345,104 +272,6 @@ class DoubleDQN:
             return q.argmax(1), memory
         return self.distribution.sample(q, noise, self.hp.epsilon_end), memory
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = False,
-    ) -> tuple[Any, Any]:
-        """Actions for one observation or a batch of them, as NumPy arrays.
-
-        Args:
-            observation: of one environment, or with a leading batch axis.
-            state: passed through; there is no memory.
-            episode_start: unused.
-            deterministic: take the greedy action; otherwise explore at the final epsilon.
-
-        Returns:
-            The actions, and None.
-        """
-        obs = to_torch(observation, self.device)
-        single = trees.first(obs).ndim == _space_ndim(self.envs.single_observation_space)
-        if single:
-            obs = trees.mapped(obs, lambda x: x.unsqueeze(0))
-        count = trees.first(obs).shape[0]
-        noise = None
-        if not deterministic:
-            draw = torch.randint(2**31, (1,), device=self.device)
-            rows = torch.arange(count, device=self.device)
-            noise = self.distribution.noise(Rng(draw + rows, 0 * rows, 0, _AGENT_STREAM), 1)[0]
-        nothing = torch.zeros(count, 0, device=self.device)
-        action, _ = self.act(obs, nothing, torch.zeros(count, dtype=torch.bool), noise)
-        return to_numpy(action[0] if single else action), None
-
-    def evaluate(
-        self,
-        env: gymnasium.vector.VectorEnv[Any, Any, Any],
-        num_episodes: int = 100,
-        deterministic: bool = True,
-        seed: int = 1_000_000,
-    ) -> dict[str, Tensor]:
-        """Play ``num_episodes`` fresh episodes; see ``agents.common.evaluation.evaluate``."""
-        return evaluate(self, env, num_episodes, deterministic, seed)  # type: ignore[arg-type]
-
-    def save(self, path: str | Path) -> None:
-        """Write everything that training depends on, the replay buffer included, atomically."""
-        state: dict[str, Any] = {
-            "algorithm": "double_dqn",
-            "hyperparameters": asdict(self.hp),
-            "spaces": self._spaces(),
-            "seed": self.seed,
-            "num_timesteps": self.num_timesteps,
-            "iteration": self.iteration,
-            "network": self.network.state_dict(),
-            "target": self.target.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "buffer": self.buffer.state_dict(),
-        }
-        if self._started:
-            state["collector"] = self.collector.state_dict()
-        save_checkpoint(path, state)
-
-    @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        env: gymnasium.vector.VectorEnv[Any, Any, Any] | gymnasium.Env[Any, Any] | str,
-        device: torch.device | str | None = None,
-    ) -> DoubleDQN:
-        """Continue exactly where ``save`` was called.
-
-        With the same number of environments, and environments that can save their state, training
-        goes on as if it had never stopped; otherwise it goes on with new episodes.
-
-        Raises:
-            CheckpointError: if the file is no whole checkpoint of it, or of another environment.
-        """
-        target = check_device(device or getattr(env, "device", "cpu"))
-        content = load_checkpoint(path, "double_dqn", target)
-        agent = cls(env, content["seed"], target, **content["hyperparameters"])
-        if content["spaces"] != agent._spaces():
-            raise CheckpointError(
-                f"checkpoint {str(path)!r}: it was saved for {content['spaces']}, and this "
-                f"environment has {agent._spaces()}"
-            )
-        agent.network.load_state_dict(content["network"])
-        agent.target.load_state_dict(content["target"])
-        agent.optimizer.load_state_dict(content["optimizer"])
-        agent.buffer.load_state_dict(content["buffer"])
-        agent.num_timesteps, agent.iteration = content["num_timesteps"], content["iteration"]
-        collector = content.get("collector")
-        if collector is not None and collector["memory"].shape[0] == agent.envs.num_envs:
-            agent.collector.reset(agent.seed)
-            agent.collector.load_state_dict(collector)
-            agent._started = True
-        return agent
-
-    def _spaces(self) -> str:
-        return f"{self.envs.single_observation_space} and {self.envs.single_action_space}"
-
 
 def _rows(rollout: Rollout) -> Sample:
     """The transitions of a rollout; dead steps are left out."""
@@ -457,16 +286,3 @@ def _rows(rollout: Rollout) -> Sample:
         return rows
     alive = trees.flat(rollout.valid).nonzero().squeeze(1)
     return Sample(*(trees.rows(x, alive) for x in rows))
-
-
-def _metrics(parts: Tensor | None, sums: EpisodeSums, steps: int) -> dict[str, float]:
-    """All numbers of an iteration, read from the device at once."""
-    episodes = torch.stack([x.to(torch.float32) for x in sums])
-    none = torch.full((2,), torch.nan, device=episodes.device)
-    loss, paid, count, *totals = torch.cat([none if parts is None else parts, episodes]).tolist()
-    metrics = {"train/q_loss": loss, "train/batch_reward": paid}
-    for name, total in zip(("return", "objective", "length"), totals, strict=True):
-        metrics[f"rollout/ep_{name}"] = total / count if count else torch.nan
-    metrics["rollout/episodes"] = count
-    metrics["time/total_timesteps"] = float(steps)
-    return metrics

@@ -9,39 +9,29 @@ changed since, so they are what they would have been inside the loop); ``update`
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import gymnasium
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from rewardzoo.compiled import Loop, Tensors
-from rewardzoo.functional import check_device
 from rewardzoo.random import Rng
-from rewardzoo.registration import check_env_id, register_agent
-from rewardzoo.rewards.wrappers import VectorRewardWrapper
-from rewardzoo.transition import Obs, to_numpy, to_torch
+from rewardzoo.registration import register_agent
+from rewardzoo.transition import Obs
 
 from .common import trees
 from .common.adam import adam
 from .common.advantages import gae
-from .common.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from .common.agent import Env
 from .common.collector import Collector, CompiledCollector, EpisodeSums, Rollout
-from .common.distributions import distribution
-from .common.evaluation import evaluate
 from .common.fused import FusedGradient
-from .common.hyperparameters import build, hyper
-from .common.logger import Logger
-from .common.networks import ACTIVATIONS, ActorCritic
+from .common.hyperparameters import hyper
+from .common.networks import ACTIVATIONS
+from .common.policy import PolicyAgent
 
-Callback = Callable[["PPO", dict[str, float]], bool | None]
-_AGENT_STREAM, _SHUFFLE_STREAM = 1, 2  # environments draw from stream 0
+_SHUFFLE_STREAM = 2  # environments draw from stream 0, actions from 1
 
 
 @dataclass(frozen=True)
@@ -150,7 +140,7 @@ def policy_and_value_loss(
 
 
 @register_agent("ppo")
-class PPO:
+class PPO(PolicyAgent):
     """Proximal policy optimisation for discrete, multi-discrete and continuous actions.
 
     Takes Box, picture, Discrete and Dict observations; an entry ``action_mask`` of a Dict
@@ -177,45 +167,23 @@ class PPO:
     """
 
     Hyperparameters = PPOHyperparameters
-    default_num_envs = 64
 
     def __init__(
         self,
-        env: gymnasium.vector.VectorEnv[Any, Any, Any] | gymnasium.Env[Any, Any] | str,
+        env: Env,
         seed: int = 0,
         device: torch.device | str | None = None,
         compile: bool = False,
         **hyperparameters: Any,
     ) -> None:
-        self.hp: PPOHyperparameters = build(PPOHyperparameters, hyperparameters)
-        self.envs = _vector(env, device, self.default_num_envs)
-        self.device = check_device(device or getattr(self.envs, "device", "cpu"))
-        self.seed = seed
-        for fn in _reward_functions(self.envs):
-            fn.match_gamma(self.hp.gamma)
-
-        hp, space = self.hp, self.envs.single_action_space
+        super().__init__(env, seed, device, hyperparameters)
+        hp: PPOHyperparameters = self.hp
         self._rows = self.envs.num_envs * (1 if hp.recurrent else hp.num_steps)
         if hp.num_minibatches > self._rows:
             raise ValueError(
                 f"num_minibatches={hp.num_minibatches}: expected at most {self._rows}, the number "
                 + ("of environments (sequences stay whole)" if hp.recurrent else "of steps")
             )
-        self.distribution = distribution(space, self.device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.network = ActorCritic(
-                self.envs.single_observation_space,
-                self.distribution.num_outputs,
-                hp.hidden,
-                hp.activation,
-                hp.recurrent,
-                hp.recurrent_size,
-                self.distribution.learned_std,
-                hp.normalize_observations,
-            )
-        self.network.to(self.device)
-        self.parameters = self.network.flatten()
         self.optimizer = torch.optim.Adam(
             [self.parameters], lr=hp.learning_rate, eps=hp.adam_eps, fused=_fused(self.device)
         )
@@ -224,10 +192,6 @@ class PPO:
         fits = compile and CompiledCollector.fits(self.envs)
         collector = CompiledCollector if fits else Collector
         self.collector = collector(self.envs, self.device, self.network.memory_size)
-        self.num_timesteps = 0
-        self.iteration = 0
-        self._started = False
-        self._seeds = torch.arange(self.envs.num_envs, device=self.device) + seed
         self._fused: FusedGradient | None = None
         self._update_loop: Loop | None = None
         if self.device.type == "cpu" and FusedGradient.fits(self.network, self.distribution):
@@ -238,38 +202,19 @@ class PPO:
         large = self._fused is not None and self._rows > self._part * hp.num_minibatches
         self._compiles_update = compile and not large
 
-    @property
-    def gamma(self) -> float:
-        """The discount."""
-        return self.hp.gamma
-
     # ---- one iteration -----------------------------------------------------------------------
 
-    def collect(self) -> tuple[Rollout, EpisodeSums]:
-        """Play ``num_steps`` steps in every environment."""
-        if not self._started:
-            self.collector.reset(self.seed)
-            self._started = True
-        zero = torch.zeros_like(self._seeds)
-        rng = Rng(self._seeds, zero + self.iteration, 0, _AGENT_STREAM)
-        with torch.no_grad():
-            noise = self.distribution.noise(rng, self.hp.num_steps)
-            return self.collector.collect(self.hp.num_steps, self._sample, noise)
+    def iterate(self) -> dict[str, float]:
+        """Collect, prepare, update."""
+        rollout, sums = self.collect()
+        batch = self.prepare(rollout)
+        return self._metrics(self.update(batch), sums, batch)
 
-    def _sample(
-        self, obs: Obs, memory: Tensor, began: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The policy's action, the environment's and the new memory."""
-        out, memory = self._outputs(obs, memory, began)
-        action = self.distribution.sample(out, self.network.log_std, noise)
-        return action, self.distribution.to_env(action), memory
-
-    def _outputs(self, obs: Obs, memory: Tensor, began: Tensor) -> tuple[Tensor, Tensor]:
-        network = self.network
-        if network.core is None:
-            return network.actor(obs), memory
-        memory = network.remember(network.encode(obs)[0], memory, began)
-        return network.policy(memory[:, : network.width], obs), memory
+    def _metrics(self, parts: Tensor, sums: EpisodeSums, batch: Batch) -> dict[str, float]:
+        names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
+        learned = dict(zip(names, parts, strict=True))
+        unexplained = (batch.returns - batch.value).var() / batch.returns.var()
+        return self.read({**learned, "explained_variance": 1.0 - unexplained}, sums)
 
     @torch.no_grad()
     def prepare(self, rollout: Rollout) -> Batch:
@@ -294,9 +239,7 @@ class PPO:
                 network.policy(features, obs), network.log_std, action
             )
             value = network.value(features)
-            # The successor continues the memory of the step that led to it.
-            after = network.remember(network.encode(next_obs)[0], memories, torch.zeros_like(began))
-            next_value = network.value(after[:, : network.width]).reshape(steps, num_envs)
+            next_value = network.value(self._after(next_obs, memories)).reshape(steps, num_envs)
         shape = (steps, num_envs)
         advantage = gae(
             rollout.reward,
@@ -479,211 +422,6 @@ class PPO:
         )
         return logp, entropy, network.value(for_critic)
 
-    def _memories(self, obs: Obs, began: Tensor, memory: Tensor) -> Tensor:
-        """The memory after each of T * N steps, (T * N, M)."""
-        num_envs = memory.shape[0]
-        features = self.network.encode(obs)[0]
-        features = features.reshape(-1, num_envs, features.shape[-1])
-        memories = []
-        for x, begins in zip(features, began.reshape(-1, num_envs), strict=True):
-            memory = self.network.remember(x, memory, begins)
-            memories.append(memory)
-        return torch.cat(memories)
-
-    # ---- the surface that users of Stable-Baselines3 know ------------------------------------
-
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: Callback | None = None,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-        log_dir: str | Path | None = None,
-    ) -> PPO:
-        """Train for at least ``total_timesteps`` environment steps.
-
-        Args:
-            total_timesteps: summed over environments; rounded up to whole iterations.
-            callback: called after every iteration with the agent and its metrics, to which it may
-                add; False stops. ``rewardzoo.callbacks.Evaluation`` is one.
-            reset_num_timesteps: count from 0; False goes on counting, as after ``load``.
-            progress_bar: show one.
-            log_dir: write TensorBoard files there.
-
-        Returns:
-            The agent itself.
-        """
-        if not total_timesteps >= 0:
-            raise ValueError(f"total_timesteps={total_timesteps}: expected an integer >= 0")
-        hp = self.hp
-        if reset_num_timesteps:
-            self.num_timesteps = 0
-        first, start, clock = self.num_timesteps, 0, time.perf_counter()
-        target = first + total_timesteps
-        with Logger(total_timesteps, log_dir, progress_bar) as logger:
-            while self.num_timesteps < target:
-                if hp.anneal_lr:
-                    left = 1.0 - self.num_timesteps / target
-                    self.optimizer.param_groups[0]["lr"] = hp.learning_rate * left
-                rollout, sums = self.collect()
-                batch = self.prepare(rollout)
-                parts = self.update(batch)
-                learned: dict[str, Any] = {}
-                for fn in _reward_functions(self.envs):
-                    learned.update({f"reward/{k}": float(v) for k, v in fn.update().items()})
-                for env in _reward_wrappers(self.envs):
-                    env.raise_if_unpayable()
-                self.iteration += 1
-                self.num_timesteps += hp.num_steps * self.envs.num_envs
-                metrics = self._metrics(parts, sums, batch)
-                now = time.perf_counter()
-                metrics["time/sps"] = (self.num_timesteps - first - start) / (now - clock)
-                start, clock = self.num_timesteps - first, now
-                metrics.update(learned)
-                # The callback first: what it adds to the metrics is logged with them.
-                stop = callback is not None and callback(self, metrics) is False
-                logger.log(metrics, self.num_timesteps, self.num_timesteps - first)
-                if stop:
-                    break
-        return self
-
-    def _metrics(self, parts: Tensor, sums: EpisodeSums, batch: Batch) -> dict[str, float]:
-        """All numbers of an iteration, read from the device at once."""
-        variance = batch.returns.var()
-        explained = 1.0 - (batch.returns - batch.value).var() / variance
-        numbers = torch.stack(
-            [
-                *parts,
-                explained,
-                *(x.to(torch.float32) for x in sums),
-            ]
-        ).tolist()
-        names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
-        metrics = {f"train/{k}": v for k, v in zip(names, numbers, strict=False)}
-        metrics["train/explained_variance"] = numbers[5]
-        metrics["train/learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
-        count = numbers[6]
-        for name, total in zip(("return", "objective", "length"), numbers[7:], strict=True):
-            metrics[f"rollout/ep_{name}"] = total / count if count else math.nan
-        metrics["rollout/episodes"] = count
-        metrics["time/total_timesteps"] = float(self.num_timesteps)
-        return metrics
-
-    @torch.no_grad()
-    def act(
-        self, obs: Obs, memory: Tensor, began: Tensor, noise: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Actions for the environment and the new memory; without noise, the most likely ones."""
-        if noise is not None:
-            return self._sample(obs, memory, began, noise)[1:]
-        out, memory = self._outputs(obs, memory, began)
-        action = self.distribution.mode(out, self.network.log_std)
-        return self.distribution.to_env(action), memory
-
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = False,
-    ) -> tuple[Any, Any]:
-        """Actions for one observation or a batch of them, as NumPy arrays.
-
-        Args:
-            observation: of one environment, or with a leading batch axis.
-            state: the memory returned by the last call, None at the start.
-            episode_start: (N,) bool, rows that begin an episode.
-            deterministic: take the most likely action.
-
-        Returns:
-            The actions, and the memory to pass to the next call (None without one).
-        """
-        space = self.envs.single_observation_space
-        obs = to_torch(observation, self.device)
-        single = trees.first(obs).ndim == _space_ndim(space)
-        if single:
-            obs = trees.mapped(obs, lambda x: x.unsqueeze(0))
-        count = trees.first(obs).shape[0]
-        if state is None:
-            memory = torch.zeros(count, self.network.memory_size, device=self.device)
-        else:
-            memory = to_torch(state, self.device)
-        began = torch.zeros(count, dtype=torch.bool, device=self.device)
-        if episode_start is not None:
-            began = to_torch(np.atleast_1d(episode_start), self.device).to(torch.bool)
-        noise = None
-        if not deterministic:
-            draw = torch.randint(2**31, (1,), device=self.device)
-            rows = torch.arange(count, device=self.device)
-            noise = self.distribution.noise(Rng(draw + rows, 0 * rows, 0, _AGENT_STREAM), 1)[0]
-        action, memory = self.act(obs, memory, began, noise)
-        out = to_numpy(action[0] if single else action)
-        return out, (to_numpy(memory) if self.network.memory_size else None)
-
-    def evaluate(
-        self,
-        env: gymnasium.vector.VectorEnv[Any, Any, Any],
-        num_episodes: int = 100,
-        deterministic: bool = True,
-        seed: int = 1_000_000,
-    ) -> dict[str, Tensor]:
-        """Play ``num_episodes`` fresh episodes; see ``agents.common.evaluation.evaluate``."""
-        return evaluate(self, env, num_episodes, deterministic, seed)
-
-    def save(self, path: str | Path) -> None:
-        """Write everything that training depends on, atomically."""
-        state: dict[str, Any] = {
-            "algorithm": "ppo",
-            "hyperparameters": asdict(self.hp),
-            "spaces": self._spaces(),
-            "seed": self.seed,
-            "num_timesteps": self.num_timesteps,
-            "iteration": self.iteration,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        if self._started:
-            state["collector"] = self.collector.state_dict()
-        save_checkpoint(path, state)
-
-    @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        env: gymnasium.vector.VectorEnv[Any, Any, Any] | gymnasium.Env[Any, Any] | str,
-        device: torch.device | str | None = None,
-        compile: bool = False,
-    ) -> PPO:
-        """Continue exactly where ``save`` was called.
-
-        With the same number of environments, and environments that can save their state (this
-        project's functional ones), training goes on as if it had never stopped; otherwise it goes
-        on with new episodes.
-
-        Raises:
-            CheckpointError: if the file is no whole checkpoint of PPO, or of another environment.
-        """
-        target = check_device(device or getattr(env, "device", "cpu"))
-        content = load_checkpoint(path, "ppo", target)
-        agent = cls(env, content["seed"], target, compile, **content["hyperparameters"])
-        if content["spaces"] != agent._spaces():
-            raise CheckpointError(
-                f"checkpoint {str(path)!r}: it was saved for {content['spaces']}, and this "
-                f"environment has {agent._spaces()}"
-            )
-        agent.network.load_state_dict(content["network"])
-        agent.optimizer.load_state_dict(content["optimizer"])
-        agent.num_timesteps, agent.iteration = content["num_timesteps"], content["iteration"]
-        collector = content.get("collector")
-        if collector is not None and collector["memory"].shape[0] == agent.envs.num_envs:
-            agent.collector.reset(agent.seed)
-            agent.collector.load_state_dict(collector)
-            agent._started = True
-        return agent
-
-    def _spaces(self) -> str:
-        return f"{self.envs.single_observation_space} and {self.envs.single_action_space}"
-
 
 def _fused(device: torch.device) -> bool | None:
     return True if device.type in ("cpu", "cuda") else None
@@ -699,18 +437,6 @@ def _standardised(x: Tensor, weight: Tensor | None) -> Tensor:
     return centred / (var.sqrt() + 1e-8)
 
 
-def _vector(env: Any, device: Any, num_envs: int) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
-    if isinstance(env, str):
-        check_env_id(env)
-        return gymnasium.make_vec(env, num_envs=num_envs, device=device or "cpu")
-    if isinstance(env, gymnasium.Env):
-        mode = gymnasium.vector.AutoresetMode.SAME_STEP
-        return gymnasium.vector.SyncVectorEnv([lambda: env], autoreset_mode=mode)
-    if not isinstance(env, gymnasium.vector.VectorEnv):
-        raise TypeError(f"env: expected a Gymnasium environment or an id, got {type(env).__name__}")
-    return env
-
-
 def _check_compilable(hp: PPOHyperparameters, rows: int) -> None:
     if hp.recurrent:
         raise ValueError(
@@ -724,26 +450,6 @@ def _check_compilable(hp: PPOHyperparameters, rows: int) -> None:
         )
 
 
-def _reward_wrappers(env: Any) -> list[VectorRewardWrapper]:
-    found = []
-    while isinstance(env, gymnasium.vector.VectorWrapper):
-        if isinstance(env, VectorRewardWrapper):
-            found.append(env)
-        env = env.env
-    return found
-
-
-def _reward_functions(env: Any) -> list[Any]:
-    return [wrapper.reward_function for wrapper in _reward_wrappers(env)]
-
-
 def _sizes(count: int, parts: int) -> list[int]:
     """``count`` rows in ``parts`` nearly equal parts."""
     return [count // parts + (i < count % parts) for i in range(parts)]
-
-
-def _space_ndim(space: gymnasium.spaces.Space[Any]) -> int:
-    inner = space
-    while isinstance(inner, gymnasium.spaces.Dict):
-        inner = next(iter(inner.spaces.values()))
-    return len(inner.shape or ())

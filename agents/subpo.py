@@ -7,36 +7,23 @@ are functions of the past: they add noise and nothing else); ``update`` takes on
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
-import numpy as np
 import torch
 from torch import Tensor
 
-from rewardzoo.functional import check_device
-from rewardzoo.random import Rng
 from rewardzoo.registration import register_agent
-from rewardzoo.transition import Obs, to_numpy, to_torch
 
 from .common import trees
 from .common.advantages import gae
-from .common.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from .common.collector import Collector, EpisodeSums, Rollout
-from .common.distributions import distribution
-from .common.evaluation import evaluate
-from .common.hyperparameters import build, hyper
-from .common.logger import Logger
-from .common.networks import ACTIVATIONS, ActorCritic
-from .ppo import _reward_functions, _reward_wrappers, _space_ndim, _vector
+from .common.agent import Env
+from .common.collector import Collector, Rollout
+from .common.hyperparameters import hyper
+from .common.networks import ACTIVATIONS
+from .common.policy import PolicyAgent
 
-Callback = Callable[["SubPO", dict[str, float]], bool | None]
-_AGENT_STREAM = 1  # environments draw from stream 0
 CREDITS = ("togo", "prefix")
 BASELINES = ("batch", "critic", "none")
 
@@ -147,7 +134,7 @@ def policy_gradient_loss(
 
 
 @register_agent("subpo")
-class SubPO:
+class SubPO(PolicyAgent):
     """Submodular policy optimisation: policy gradient with marginal gains.
 
     For environments whose reward is what a step adds to a set function, by themselves or with the
@@ -180,58 +167,22 @@ class SubPO:
 
     def __init__(
         self,
-        env: gymnasium.vector.VectorEnv[Any, Any, Any] | gymnasium.Env[Any, Any] | str,
+        env: Env,
         seed: int = 0,
         device: torch.device | str | None = None,
         **hyperparameters: Any,
     ) -> None:
-        self.hp: SubPOHyperparameters = build(SubPOHyperparameters, hyperparameters)
-        self.envs = _vector(env, device, self.default_num_envs)
-        self.device = check_device(device or getattr(self.envs, "device", "cpu"))
-        self.seed = seed
-        self.num_steps = self.hp.num_steps or _episode_steps(self.envs)
-        for fn in _reward_functions(self.envs):
-            fn.match_gamma(self.hp.gamma)
-        hp = self.hp
-        self.distribution = distribution(self.envs.single_action_space, self.device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.network = ActorCritic(
-                self.envs.single_observation_space,
-                self.distribution.num_outputs,
-                hp.hidden,
-                hp.activation,
-                hp.recurrent,
-                hp.recurrent_size,
-                self.distribution.learned_std,
-                hp.normalize_observations,
-            )
-        self.network.to(self.device)
-        self.parameters = self.network.flatten()
-        self.optimizer = torch.optim.Adam([self.parameters], lr=hp.learning_rate)
+        super().__init__(env, seed, device, hyperparameters)
+        self.num_steps = self.num_steps or _episode_steps(self.envs)
+        self.optimizer = torch.optim.Adam([self.parameters], lr=self.hp.learning_rate)
         self.collector = Collector(self.envs, self.device, self.network.memory_size)
-        self.num_timesteps = 0
-        self.iteration = 0
-        self._started = False
-        self._seeds = torch.arange(self.envs.num_envs, device=self.device) + seed
-
-    @property
-    def gamma(self) -> float:
-        """The discount."""
-        return self.hp.gamma
 
     # ---- one iteration -----------------------------------------------------------------------
 
-    def collect(self) -> tuple[Rollout, EpisodeSums]:
-        """Play ``num_steps`` steps in every environment."""
-        if not self._started:
-            self.collector.reset(self.seed)
-            self._started = True
-        zero = torch.zeros_like(self._seeds)
-        rng = Rng(self._seeds, zero + self.iteration, 0, _AGENT_STREAM)
-        with torch.no_grad():
-            noise = self.distribution.noise(rng, self.num_steps)
-            return self.collector.collect(self.num_steps, self._sample, noise)
+    def iterate(self) -> dict[str, float]:
+        """Collect, update."""
+        rollout, sums = self.collect()
+        return self.read(self.update(rollout), sums)
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """One gradient step; returns the parts of the loss."""
@@ -281,169 +232,29 @@ class SubPO:
             "grad_norm": norm,
         }
 
-    def _sample(
-        self, obs: Obs, memory: Tensor, began: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The policy's action, the environment's and the new memory."""
-        out, memory = self._outputs(obs, memory, began)
-        action = self.distribution.sample(out, self.network.log_std, noise)
-        return action, self.distribution.to_env(action), memory
-
-    def _outputs(self, obs: Obs, memory: Tensor, began: Tensor) -> tuple[Tensor, Tensor]:
-        network = self.network
-        if network.core is None:
-            return network.actor(obs), memory
-        memory = network.remember(network.encode(obs)[0], memory, began)
-        return network.policy(memory[:, : network.width], obs), memory
-
     def _evaluate(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities and entropies (T * N,), and what the critic reads (T * N, F)."""
         network, obs = self.network, trees.flat(rollout.obs)
         if network.core is None:
             for_actor, features = network.encode(obs)
         else:
-            for_actor = features = self._memories(rollout)[:, : network.width]
+            memories = self._memories(obs, trees.flat(rollout.began), rollout.memory)
+            for_actor = features = memories[:, : network.width]
         logp, entropy = self.distribution.logp_entropy(
             network.policy(for_actor, obs), network.log_std, trees.flat(rollout.action)
         )
         return logp, entropy, features
 
-    def _memories(self, rollout: Rollout) -> Tensor:
-        """The memory after each of T * N steps, (T * N, M)."""
-        memory, memories = rollout.memory, []
-        for t, began in enumerate(rollout.began):
-            features = self.network.encode(trees.rows(rollout.obs, t))[0]
-            memory = self.network.remember(features, memory, began)
-            memories.append(memory)
-        return torch.cat(memories)
-
     def _next_value(self, rollout: Rollout) -> Tensor:
         """(T, N) values of the true successors."""
         network, next_obs = self.network, trees.flat(rollout.next_obs)
         if network.core is None:
-            value = network.value(network.encode(next_obs)[1])
+            features = network.encode(next_obs)[1]
         else:
-            memories = self._memories(rollout)
-            none = torch.zeros_like(trees.flat(rollout.began))
-            after = network.remember(network.encode(next_obs)[0], memories, none)
-            value = network.value(after[:, : network.width])
-        return value.reshape(rollout.reward.shape)
-
-    # ---- the surface that users of Stable-Baselines3 know ------------------------------------
-
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: Callback | None = None,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-        log_dir: str | Path | None = None,
-    ) -> SubPO:
-        """Train for at least ``total_timesteps`` environment steps.
-
-        Args:
-            total_timesteps: summed over environments; rounded up to whole iterations.
-            callback: called after every iteration with the agent and its metrics; False stops.
-            reset_num_timesteps: count from 0; False goes on counting, as after ``load``.
-            progress_bar: show one.
-            log_dir: write TensorBoard files there.
-
-        Returns:
-            The agent itself.
-        """
-        if not total_timesteps >= 0:
-            raise ValueError(f"total_timesteps={total_timesteps}: expected an integer >= 0")
-        hp = self.hp
-        if reset_num_timesteps:
-            self.num_timesteps = 0
-        first, start, clock = self.num_timesteps, 0, time.perf_counter()
-        target = first + total_timesteps
-        with Logger(total_timesteps, log_dir, progress_bar) as logger:
-            while self.num_timesteps < target:
-                if hp.anneal_lr:
-                    left = 1.0 - self.num_timesteps / target
-                    self.optimizer.param_groups[0]["lr"] = hp.learning_rate * left
-                rollout, sums = self.collect()
-                parts = self.update(rollout)
-                learned: dict[str, Any] = {}
-                for fn in _reward_functions(self.envs):
-                    learned.update({f"reward/{k}": float(v) for k, v in fn.update().items()})
-                for env in _reward_wrappers(self.envs):
-                    env.raise_if_unpayable()
-                self.iteration += 1
-                self.num_timesteps += self.num_steps * self.envs.num_envs
-                metrics = self._metrics(parts, sums)
-                now = time.perf_counter()
-                metrics["time/sps"] = (self.num_timesteps - first - start) / (now - clock)
-                start, clock = self.num_timesteps - first, now
-                metrics.update(learned)
-                stop = callback is not None and callback(self, metrics) is False
-                logger.log(metrics, self.num_timesteps, self.num_timesteps - first)
-                if stop:
-                    break
-        return self
-
-    def _metrics(self, parts: dict[str, Tensor], sums: EpisodeSums) -> dict[str, float]:
-        """All numbers of an iteration, read from the device at once."""
-        numbers = torch.stack([*parts.values(), *(x.to(torch.float32) for x in sums)]).tolist()
-        metrics = {f"train/{k}": v for k, v in zip(parts, numbers, strict=False)}
-        metrics["train/learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
-        count, *totals = numbers[len(parts) :]
-        for name, total in zip(("return", "objective", "length"), totals, strict=True):
-            metrics[f"rollout/ep_{name}"] = total / count if count else math.nan
-        metrics["rollout/episodes"] = count
-        metrics["time/total_timesteps"] = float(self.num_timesteps)
-        return metrics
-
-    @torch.no_grad()
-    def act(
-        self, obs: Obs, memory: Tensor, began: Tensor, noise: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Actions for the environment and the new memory; without noise, the most likely ones."""
-        if noise is not None:
-            return self._sample(obs, memory, began, noise)[1:]
-        out, memory = self._outputs(obs, memory, began)
-        action = self.distribution.mode(out, self.network.log_std)
-        return self.distribution.to_env(action), memory
-
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = False,
-    ) -> tuple[Any, Any]:
-        """Actions for one observation or a batch of them, as NumPy arrays.
-
-        Args:
-            observation: of one environment, or with a leading batch axis.
-            state: the memory returned by the last call, None at the start.
-            episode_start: (N,) bool, rows that begin an episode.
-            deterministic: take the most likely action.
-
-        Returns:
-            The actions, and the memory to pass to the next call (None without one).
-        """
-        obs = to_torch(observation, self.device)
-        single = trees.first(obs).ndim == _space_ndim(self.envs.single_observation_space)
-        if single:
-            obs = trees.mapped(obs, lambda x: x.unsqueeze(0))
-        count = trees.first(obs).shape[0]
-        if state is None:
-            memory = torch.zeros(count, self.network.memory_size, device=self.device)
-        else:
-            memory = to_torch(state, self.device)
-        began = torch.zeros(count, dtype=torch.bool, device=self.device)
-        if episode_start is not None:
-            began = to_torch(np.atleast_1d(episode_start), self.device).to(torch.bool)
-        noise = None
-        if not deterministic:
-            draw = torch.randint(2**31, (1,), device=self.device)
-            rows = torch.arange(count, device=self.device)
-            noise = self.distribution.noise(Rng(draw + rows, 0 * rows, 0, _AGENT_STREAM), 1)[0]
-        action, memory = self.act(obs, memory, began, noise)
-        out = to_numpy(action[0] if single else action)
-        return out, (to_numpy(memory) if self.network.memory_size else None)
+            began = trees.flat(rollout.began)
+            memories = self._memories(trees.flat(rollout.obs), began, rollout.memory)
+            features = self._after(next_obs, memories)
+        return network.value(features).reshape(rollout.reward.shape)
 
     def evaluate(
         self,
@@ -457,56 +268,7 @@ class SubPO:
         Actions are drawn by default: what is optimised is the stochastic policy, and a Markov one
         may need its chances.
         """
-        return evaluate(self, env, num_episodes, deterministic, seed)
-
-    def save(self, path: str | Path) -> None:
-        """Write everything that training depends on, atomically."""
-        state: dict[str, Any] = {
-            "algorithm": "subpo",
-            "hyperparameters": asdict(self.hp),
-            "spaces": self._spaces(),
-            "seed": self.seed,
-            "num_timesteps": self.num_timesteps,
-            "iteration": self.iteration,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        if self._started:
-            state["collector"] = self.collector.state_dict()
-        save_checkpoint(path, state)
-
-    @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        env: gymnasium.vector.VectorEnv[Any, Any, Any] | gymnasium.Env[Any, Any] | str,
-        device: torch.device | str | None = None,
-    ) -> SubPO:
-        """Continue exactly where ``save`` was called; see ``PPO.load``.
-
-        Raises:
-            CheckpointError: if the file is no whole checkpoint of SubPO, or of another environment.
-        """
-        target = check_device(device or getattr(env, "device", "cpu"))
-        content = load_checkpoint(path, "subpo", target)
-        agent = cls(env, content["seed"], target, **content["hyperparameters"])
-        if content["spaces"] != agent._spaces():
-            raise CheckpointError(
-                f"checkpoint {str(path)!r}: it was saved for {content['spaces']}, and this "
-                f"environment has {agent._spaces()}"
-            )
-        agent.network.load_state_dict(content["network"])
-        agent.optimizer.load_state_dict(content["optimizer"])
-        agent.num_timesteps, agent.iteration = content["num_timesteps"], content["iteration"]
-        collector = content.get("collector")
-        if collector is not None and collector["memory"].shape[0] == agent.envs.num_envs:
-            agent.collector.reset(agent.seed)
-            agent.collector.load_state_dict(collector)
-            agent._started = True
-        return agent
-
-    def _spaces(self) -> str:
-        return f"{self.envs.single_observation_space} and {self.envs.single_action_space}"
+        return super().evaluate(env, num_episodes, deterministic, seed)
 
 
 def _episode_steps(envs: Any) -> int:

@@ -12,14 +12,14 @@ from rewardzoo.random import Rng
 from .collector import Collector
 
 if TYPE_CHECKING:
-    from ..ppo import PPO
+    from .agent import Agent
 
 _EVALUATION_STREAM = 3
 
 
 @torch.no_grad()
 def evaluate(
-    agent: PPO, envs: Any, num_episodes: int, deterministic: bool, seed: int
+    agent: Agent, envs: Any, num_episodes: int, deterministic: bool, seed: int
 ) -> dict[str, Tensor]:
     """Play ``ceil(num_episodes / N)`` whole episodes in each of N environments.
 

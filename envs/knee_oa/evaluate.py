@@ -146,7 +146,7 @@ def agent_policy(agent: Any) -> Policy:
     """The greedy policy of a trained agent without memory; its score is softmax(outputs)[1]."""
 
     def policy(obs: Tensor, state: KneeOAState) -> tuple[Tensor, Tensor]:
-        out = agent.outputs(obs) if hasattr(agent, "outputs") else agent.network.actor(obs)
+        out = agent.outputs(obs)
         action = out.argmax(1)
         return action, out.softmax(1)[:, VISIT]
 
