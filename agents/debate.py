@@ -19,9 +19,9 @@ import gymnasium
 import torch
 from torch import Tensor, nn
 
+from rewardzoo.checkpoint import load_checkpoint, save_checkpoint
 from rewardzoo.rewards.evidence import Debater, Judging, hold_debate, margin, observation
 
-from .common.checkpoint import load_checkpoint, save_checkpoint
 from .common.hyperparameters import build, hyper
 from .common.networks import MLP
 from .ppo import PPO
@@ -81,13 +81,13 @@ class PolicyDebater(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write the policy."""
         layers = [{"weight": x.weight, "bias": x.bias} for x in self.policy.layers]
-        content = {"algorithm": "debater", "layers": layers, "num_actions": self.num_actions}
-        save_checkpoint(path, content)
+        content = {"layers": layers, "num_actions": self.num_actions}
+        save_checkpoint(path, "debater", content)
 
     @classmethod
     def load(cls, path: str | Path) -> PolicyDebater:
         """Read what ``save`` wrote."""
-        content = load_checkpoint(path, "debater", torch.device("cpu"))
+        content = load_checkpoint(path, "debater")
         layers = content["layers"]
         sizes = [layers[0]["weight"].shape[1], *(len(layer["bias"]) for layer in layers)]
         policy = MLP(sizes, "tanh", 1.0)

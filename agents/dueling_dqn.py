@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .common.checkpoint import load_checkpoint, save_checkpoint
+from rewardzoo.checkpoint import load_checkpoint, save_checkpoint
+
 from .common.hyperparameters import build, hyper
 from .common.logged import LoggedEpisodes
 
@@ -275,8 +276,8 @@ class DuelingDQN:
         """Write everything that learning depends on, except the logged episodes."""
         save_checkpoint(
             path,
+            "dueling_dqn",
             {
-                "algorithm": "dueling_dqn",
                 "hyperparameters": asdict(self.hp),
                 "num_actions": self.num_actions,
                 "seed": self.seed,
@@ -298,7 +299,7 @@ class DuelingDQN:
         Raises:
             ValueError: if there are more or fewer steps than there were.
         """
-        content = load_checkpoint(path, "dueling_dqn", torch.device("cpu"))
+        content = load_checkpoint(path, "dueling_dqn")
         agent = cls(
             episodes, content["num_actions"], table, content["seed"], **content["hyperparameters"]
         )

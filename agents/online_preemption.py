@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rewardzoo.autoreset import StepTracker
+from rewardzoo.checkpoint import load_checkpoint, save_checkpoint
 from rewardzoo.random import Rng
 from rewardzoo.registration import register_agent
 from rewardzoo.transition import Transition, to_numpy
 
-from .common.checkpoint import load_checkpoint, save_checkpoint
 from .common.hyperparameters import build, hyper
 from .common.logger import Logger
 from .failure_predictor import DilatedFailurePredictor, Windows, split_attempts
@@ -265,7 +265,6 @@ class OnlinePreemption:
     def save(self, path: str | Path) -> None:
         """Write what was learned and the log; the running attempts are started anew on loading."""
         content = {
-            "algorithm": "preemption",
             "hyperparameters": asdict(self.hp),
             "seed": self.seed,
             "num_timesteps": self.num_timesteps,
@@ -281,12 +280,12 @@ class OnlinePreemption:
                 for a in self._log
             ],
         }
-        save_checkpoint(path, content)
+        save_checkpoint(path, "preemption", content)
 
     @classmethod
     def load(cls, path: str | Path, env: Any, device: Any = None) -> OnlinePreemption:
         """Read what ``save`` wrote, for an environment with as many lanes."""
-        content = load_checkpoint(path, "preemption", _CPU)
+        content = load_checkpoint(path, "preemption")
         agent = cls(env, content["seed"], device, **content["hyperparameters"])
         agent.num_timesteps, agent.adopted = content["num_timesteps"], content["adopted"]
         agent.gate = content["gate"]

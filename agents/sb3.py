@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rewardzoo.checkpoint import CheckpointError
 from rewardzoo.registration import register_agent
 
-from .common.checkpoint import CheckpointError
 from .common.hyperparameters import hyper
 
 

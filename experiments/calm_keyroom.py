@@ -19,6 +19,7 @@ from rewardzoo.metrics.statistics import paired_difference
 from rewardzoo.results import Results, Verdict
 from rewardzoo.rewards.base import RewardFunction, env_reward
 from rewardzoo.rewards.calm import Calm
+from rewardzoo.verdicts import decided, within
 
 from .keyroom import curves_of_success, does_not_help, success, train_in_key_room
 
@@ -56,37 +57,24 @@ def shaping_solves_it(results: Results) -> Verdict:
         outcome = "fails"
     else:
         outcome = "inconclusive"
-    return Verdict(
-        claim=f"Paid once for each subgoal, PPO reaches the stairs in at least {ENOUGH:.0%} of "
+    return decided(
+        f"Paid once for each subgoal, PPO reaches the stairs in at least {ENOUGH:.0%} of "
         f"episodes and at least {GAIN:.0%} more of them than with the sparse reward.",
-        outcome=outcome,
-        effect=d.point,
-        low=d.low,
-        high=d.high,
-        n=d.n,
-        detail=f"mean difference of success, paired by seed; shaped {shaped.mean():.3f}, sparse "
+        outcome,
+        d,
+        f"mean difference of success, paired by seed; shaped {shaped.mean():.3f}, sparse "
         f"{success(results, SPARSE).mean():.3f} over the last quarter of training",
-        p_value=d.p_value,
     )
 
 
 def potential_does_as_well(results: Results) -> Verdict:
     """The policy-invariant payment ends within .15 of the one that pays once."""
     d = paired_difference(success(results, POTENTIAL), success(results, ONCE))
-    if -SAME < d.low and d.high < SAME:
-        outcome = "holds"
-    elif d.high < -SAME or d.low > SAME:
-        outcome = "fails"
-    else:
-        outcome = "inconclusive"
-    return Verdict(
-        claim="Paid by a potential, which keeps the optimal policy, it learns as well.",
-        outcome=outcome,
-        effect=d.point,
-        low=d.low,
-        high=d.high,
-        n=d.n,
-        detail=f"difference of success, paired by seed; as well means within {SAME}",
+    return within(
+        "Paid by a potential, which keeps the optimal policy, it learns as well.",
+        d,
+        f"difference of success, paired by seed; as well means within {SAME}",
+        SAME,
     )
 
 

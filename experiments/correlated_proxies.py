@@ -35,6 +35,7 @@ from rewardzoo.metrics.planning import best_policy
 from rewardzoo.metrics.statistics import paired_difference
 from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
+from rewardzoo.verdicts import above
 
 ENV, GAMMA, STEPS = "rewardzoo/TomatoWatering-v0", 0.99, 100
 EXACT = {"exact, level 4, eps .6": ("4", 0.6), "exact, level 4, eps .9": ("4", 0.9),
@@ -178,24 +179,18 @@ def learn(
 # ---- claims --------------------------------------------------------------------------------------
 
 
-def above(claim: str, label: str, one: str, other: str) -> Any:
+def exactly_above(claim: str, label: str, one: str, other: str) -> Any:
     """A check that one true return of an exact arm is above another."""
 
     def check(results: Results) -> Verdict:
         final = results[label].final
         d = paired_difference(final[one], final[other])
-        outcome = "holds" if d.low > 0 else "fails" if d.high < 0 else "inconclusive"
-        return Verdict(
-            claim=claim,
-            outcome=outcome,
-            effect=d.point,
-            low=d.low,
-            high=d.high,
-            n=d.n,
-            detail=f"true return a step, paired by base policy, {label}: {final[one].mean():.4f} "
+        return above(
+            claim,
+            d,
+            f"true return a step, paired by base policy, {label}: {final[one].mean():.4f} "
             f"against {final[other].mean():.4f}; base {final['base'].mean():.4f}, optimum "
             f"{final['optimum'].mean():.4f}, hacker {final['hacker'].mean():.4f}",
-            p_value=d.p_value,
         )
 
     return check
@@ -208,17 +203,11 @@ def learned_above(claim: str, other: str | None) -> Any:
         final = results[SQRT_CHI2].final
         rival = final["base"] if other is None else results[other].final["objective"]
         d = paired_difference(final["objective"], rival)
-        outcome = "holds" if d.low > 0 else "fails" if d.high < 0 else "inconclusive"
-        return Verdict(
-            claim=claim,
-            outcome=outcome,
-            effect=d.point,
-            low=d.low,
-            high=d.high,
-            n=d.n,
-            detail="true return a step at the end of training, paired by seed: "
+        return above(
+            claim,
+            d,
+            "true return a step at the end of training, paired by seed: "
             f"{final['objective'].mean():.4f} against {rival.mean():.4f}",
-            p_value=d.p_value,
         )
 
     return check
@@ -308,7 +297,7 @@ EXPERIMENT = Experiment(
         *(
             Claim(
                 f"sqrt(chi2) beats {words}: {label}",
-                above(
+                exactly_above(
                     f"At each one's best coefficient sqrt(chi2) of occupancies ends above {words} "
                     f"({label}).",
                     label,
@@ -321,7 +310,7 @@ EXPERIMENT = Experiment(
         ),
         Claim(
             "The theory's coefficient improves on the base",
-            above(
+            exactly_above(
                 "With the theory's coefficient, unseen, the proxy's optimum is above the base.",
                 _MIDDLE,
                 "theory",

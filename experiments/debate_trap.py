@@ -27,6 +27,7 @@ from rewardzoo.metrics.statistics import paired_difference, stratified_bootstrap
 from rewardzoo.random import Rng
 from rewardzoo.results import Results, Verdict
 from rewardzoo.rewards.evidence import hold_debate
+from rewardzoo.verdicts import above, below, within
 
 ENV, NUM_EVIDENCE = "rewardzoo/DebateTrap-v0", 6
 CLOSE = 0.05  # of the minimax value; fixed before looking
@@ -86,20 +87,13 @@ def reaches_minimax(label: str) -> Callable[[Results], Verdict]:
     def check(results: Results) -> Verdict:
         final = results[label].final
         x = stratified_bootstrap(final["worst"] - final["minimax"])
-        if -CLOSE <= x.low and x.high <= CLOSE:
-            outcome = "holds"
-        else:
-            outcome = "fails" if x.high < -CLOSE or x.low > CLOSE else "inconclusive"
-        return Verdict(
-            claim=f"The {label} debater has the minimax value within {CLOSE}.",
-            outcome=outcome,
-            effect=x.point,
-            low=x.low,
-            high=x.high,
-            n=x.n,
-            detail="margin against the worst of all sequences that a confuser can show, minus the "
+        return within(
+            f"The {label} debater has the minimax value within {CLOSE}.",
+            x,
+            "margin against the worst of all sequences that a confuser can show, minus the "
             f"enumerated minimax value ({final['minimax'].mean():.4f}); against its trained "
             f"confuser {final['confused'].mean():.4f}",
+            CLOSE,
         )
 
     return check
@@ -109,15 +103,10 @@ def isolated_loses(results: Results) -> Verdict:
     """The isolated debater wins alone, and loses to its own confuser."""
     final = results[ISOLATED].final
     x, alone = stratified_bootstrap(final["confused"]), final["win alone"].mean()
-    outcome = "holds" if x.high < 0 else ("fails" if x.low > 0 else "inconclusive")
-    return Verdict(
-        claim="The isolated debater loses to its confuser.",
-        outcome=outcome,
-        effect=x.point,
-        low=x.low,
-        high=x.high,
-        n=x.n,
-        detail=f"margin; it wins {alone:.3f} of the debates alone, "
+    return below(
+        "The isolated debater loses to its confuser.",
+        x,
+        f"margin; it wins {alone:.3f} of the debates alone, "
         f"{final['win confused'].mean():.3f} against its confuser",
     )
 
@@ -126,17 +115,11 @@ def debating_is_safer(results: Results) -> Verdict:
     """Debaters trained against an opponent win more against their confusers."""
     best = (results[SELFPLAY].final["win confused"] + results[MAXMIN].final["win confused"]) / 2
     d = paired_difference(best, results[ISOLATED].final["win confused"])
-    outcome = "holds" if d.low > 0 else ("fails" if d.high < 0 else "inconclusive")
-    return Verdict(
-        claim="Debaters trained against an opponent win more often against their confusers than "
+    return above(
+        "Debaters trained against an opponent win more often against their confusers than "
         "the isolated one against its.",
-        outcome=outcome,
-        effect=d.point,
-        low=d.low,
-        high=d.high,
-        n=d.n,
-        detail="share of debates won, mean of self-play and maxmin, paired by seed",
-        p_value=d.p_value,
+        d,
+        "share of debates won, mean of self-play and maxmin, paired by seed",
     )
 
 

@@ -26,6 +26,7 @@ from rewardzoo.rewards.base import RewardFunction, Spaces
 from rewardzoo.rewards.calm_detectors import KeyRoomOracle
 from rewardzoo.rewards.wrappers import VectorRewardWrapper
 from rewardzoo.transition import to_numpy, to_torch
+from rewardzoo.verdicts import decided
 
 ENV = "rewardzoo/MiniHackKeyRoomS5-v0"
 KEYS = ("chars_crop", "message")
@@ -194,16 +195,12 @@ def beats(label: str, base: str, sentence: str) -> Callable[[Results], Verdict]:
             outcome = "fails"
         else:
             outcome = "inconclusive"
-        return Verdict(
-            claim=sentence,
-            outcome=outcome,
-            effect=difference.point,
-            low=difference.low,
-            high=difference.high,
-            n=difference.n,
-            detail=f"difference of success, paired by seed; {mine} against {other}: holds where "
+        return decided(
+            sentence,
+            outcome,
+            difference,
+            f"difference of success, paired by seed; {mine} against {other}: holds where "
             "the two intervals do not overlap",
-            p_value=difference.p_value,
         )
 
     return check
@@ -219,15 +216,13 @@ def does_not_help(label: str, base: str, sentence: str) -> Callable[[Results], V
             outcome = "fails"
         else:
             outcome = "holds" if difference.n >= 5 else "inconclusive"
-        return Verdict(
-            claim=sentence,
-            outcome=outcome,
-            effect=difference.point,
-            low=difference.low,
-            high=difference.high,
-            n=difference.n,
-            detail=f"difference of success, paired by seed; {mine} against {other}: fails where "
+        return decided(
+            sentence,
+            outcome,
+            difference,
+            f"difference of success, paired by seed; {mine} against {other}: fails where "
             "the former lies above the latter",
+            tested=False,
         )
 
     return check

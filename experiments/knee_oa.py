@@ -30,6 +30,7 @@ from rewardzoo.jobs import Trial
 from rewardzoo.metrics.statistics import iqm, paired_difference, stratified_bootstrap
 from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
+from rewardzoo.verdicts import above, decided
 
 ENV = "rewardzoo/KneeOA-v0"
 PRICES = {"strict": {"th": 0.7, "ad": 0.3}, "lenient": {"th": 0.5, "ad": 0.5}}
@@ -320,20 +321,16 @@ def beats_the_baselines(agent: str, baselines: Sequence[str] = BASELINES) -> Any
             outcome = "holds"
         else:
             outcome = "fails" if gap.max() < MARGIN or not cheap else "inconclusive"
-        return Verdict(
-            claim=f"{agent} earns at least {MARGIN} more per patient than the best of "
+        return decided(
+            f"{agent} earns at least {MARGIN} more per patient than the best of "
             f"{len(baselines)} baselines, in both price lists and every seed, at no more than "
             f"{SHARE_OF_COST:.0%} of the cost of following everybody.",
-            outcome=outcome,
-            effect=d.point,
-            low=d.low,
-            high=d.high,
-            n=d.n,
-            detail="reward per patient above that seed's best baseline, at the harder price list; "
+            outcome,
+            d,
+            "reward per patient above that seed's best baseline, at the harder price list; "
             f"least {gap.min():.3f}; intervals over test patients "
             f"{'never overlap' if apart else 'overlap'}; cost bound "
             f"{'kept' if cheap else 'broken'}",
-            p_value=d.p_value,
         )
 
     return check
@@ -349,15 +346,10 @@ def _better_than(other: str, claim: str, detail: str) -> Callable[[Results], Ver
 
     def check(results: Results) -> Verdict:
         d = paired_difference(results[DQN].final["rpp_strict"], results[other].final["rpp_strict"])
-        return Verdict(
-            claim=claim,
-            outcome="holds" if d.low > 0 else "fails" if d.high < 0 else "inconclusive",
-            effect=d.point,
-            low=d.low,
-            high=d.high,
-            n=d.n,
-            detail=f"difference of reward per patient at strict prices, paired by seed; {detail}",
-            p_value=d.p_value,
+        return above(
+            claim,
+            d,
+            f"difference of reward per patient at strict prices, paired by seed; {detail}",
         )
 
     return check
@@ -386,15 +378,10 @@ def earns_something(results: Results) -> Verdict:
     """The reward per patient is above 0 at either price list."""
     worst = np.minimum(*(results[DQN].final[f"rpp_{prices}"] for prices in PRICES))
     d = paired_difference(worst, np.zeros_like(worst))
-    return Verdict(
-        claim="Double DQN's reward per patient is positive.",
-        outcome="holds" if d.low > 0 else "fails" if d.high < 0 else "inconclusive",
-        effect=d.point,
-        low=d.low,
-        high=d.high,
-        n=d.n,
-        detail="reward per patient at the harder price list",
-        p_value=d.p_value,
+    return above(
+        "Double DQN's reward per patient is positive.",
+        d,
+        "reward per patient at the harder price list",
     )
 
 
@@ -403,17 +390,12 @@ def tells_progression_better(results: Results) -> Verdict:
     ours = results[DQN].final["ba_strict"]
     best = np.max([results[label].final["ba_strict"] for label in BASELINES], 0)
     d = paired_difference(ours, best)
-    return Verdict(
-        claim="Double DQN's visits tell progression better (balanced accuracy) than those of every "
+    return above(
+        "Double DQN's visits tell progression better (balanced accuracy) than those of every "
         "baseline.",
-        outcome="holds" if d.low > 0 else "fails" if d.high < 0 else "inconclusive",
-        effect=d.point,
-        low=d.low,
-        high=d.high,
-        n=d.n,
-        detail="difference of balanced accuracy to the best baseline of each seed at strict "
+        d,
+        "difference of balanced accuracy to the best baseline of each seed at strict "
         "prices, averaged over visits; a predictor with balanced classes is built to maximise it",
-        p_value=d.p_value,
     )
 
 

@@ -25,6 +25,7 @@ from rewardzoo.metrics.statistics import stratified_bootstrap
 from rewardzoo.results import Results, Verdict
 from rewardzoo.rewards.captions import decode, encode
 from rewardzoo.rewards.oni_models import WIDTH, fit_labels, fit_pairs, make_network, predict
+from rewardzoo.verdicts import above, below
 
 ENV = "rewardzoo/NetHackScore-v0"
 TABLE, CLASSIFIER, TENTH, RANKING, RANDOM = (
@@ -118,21 +119,12 @@ def generalises(label: str) -> Any:
 
     def check(results: Results) -> Verdict:
         interval = stratified_bootstrap(results[label].final["balanced"])
-        if interval.low >= ENOUGH:
-            outcome = "holds"
-        elif interval.high < ENOUGH:
-            outcome = "fails"
-        else:
-            outcome = "inconclusive"
-        return Verdict(
-            claim=f"{label.capitalize()}: at least {ENOUGH} balanced accuracy on messages that "
+        return above(
+            f"{label.capitalize()}: at least {ENOUGH} balanced accuracy on messages that "
             "were not judged.",
-            outcome=outcome,
-            effect=interval.point,
-            low=interval.low,
-            high=interval.high,
-            n=interval.n,
-            detail="interquartile mean over seeds; each has messages of its own",
+            interval,
+            "interquartile mean over seeds; each has messages of its own",
+            ENOUGH,
         )
 
     return check
@@ -141,18 +133,11 @@ def generalises(label: str) -> Any:
 def control_is_chance(results: Results) -> Verdict:
     """Fitted to labels by chance, the classifier knows nothing of the rules."""
     interval = stratified_bootstrap(results[RANDOM].final["balanced"])
-    return Verdict(
-        claim="Fitted to random labels, its balanced accuracy stays below .6.",
-        outcome="holds"
-        if interval.high < 0.6
-        else "fails"
-        if interval.low > 0.6
-        else "inconclusive",
-        effect=interval.point,
-        low=interval.low,
-        high=interval.high,
-        n=interval.n,
-        detail="interquartile mean over seeds",
+    return below(
+        "Fitted to random labels, its balanced accuracy stays below .6.",
+        interval,
+        "interquartile mean over seeds",
+        0.6,
     )
 
 

@@ -20,10 +20,11 @@ from rewardzoo.experiment import Arm, Budget, Claim, Experiment
 from rewardzoo.functional import load
 from rewardzoo.metrics.statistics import paired_difference
 from rewardzoo.registration import register_reward
-from rewardzoo.results import ArmResult, Results, Verdict
+from rewardzoo.results import Results, Verdict
 from rewardzoo.rewards.base import RewardFunction, Spaces, env_reward
 from rewardzoo.rewards.potential import Potential
 from rewardzoo.transition import Transition
+from rewardzoo.verdicts import below, decided, within
 
 ENV = "rewardzoo/SepsisICU-v0"
 GAMMA = 0.99
@@ -72,14 +73,10 @@ def by_misleading_potential(envs: Any) -> RewardFunction:
     return env_reward + Potential(-optimal_value(envs), gamma=GAMMA)
 
 
-def _arm(results: Results, label: str) -> ArmResult:
-    return next(arm for arm in results.arms if arm.label == label)
-
-
 def _difference(results: Results, label: str) -> Any:
     """Objective of an arm minus that of the objective arm, paired by seed."""
     return paired_difference(
-        _arm(results, label).final["objective"], _arm(results, OBJECTIVE).final["objective"]
+        results[label].final["objective"], results[OBJECTIVE].final["objective"]
     )
 
 
@@ -110,21 +107,12 @@ def learning_ends_the_same(label: str) -> Any:
 
     def check(results: Results) -> Verdict:
         d = _difference(results, label)
-        if -EQUIVALENT < d.low and d.high < EQUIVALENT:
-            outcome = "holds"
-        elif d.high < -EQUIVALENT or d.low > EQUIVALENT:
-            outcome = "fails"
-        else:
-            outcome = "inconclusive"
-        return Verdict(
-            claim=f"At this budget PPO on the reward {label} ends at the survival that it reaches "
+        return within(
+            f"At this budget PPO on the reward {label} ends at the survival that it reaches "
             "without shaping.",
-            outcome=outcome,
-            effect=d.point,
-            low=d.low,
-            high=d.high,
-            n=d.n,
-            detail=f"difference of survival, paired by seed; equal means within {EQUIVALENT}",
+            d,
+            f"difference of survival, paired by seed; equal means within {EQUIVALENT}",
+            EQUIVALENT,
         )
 
     return check
@@ -132,7 +120,7 @@ def learning_ends_the_same(label: str) -> Any:
 
 def proxy_is_hacked(results: Results) -> Verdict:
     """The proxy's own return rises, while survival ends below what the objective teaches."""
-    arm = _arm(results, PROXY)
+    arm = results[PROXY]
     d = _difference(results, PROXY)
     paid = arm.curves["return"]
     points = max(1, paid.shape[1] // 10)
@@ -146,35 +134,25 @@ def proxy_is_hacked(results: Results) -> Verdict:
         outcome = "fails"
     else:
         outcome = "inconclusive"
-    return Verdict(
-        claim="The proxy is hacked: its own return rises while survival ends below what the "
+    return decided(
+        "The proxy is hacked: its own return rises while survival ends below what the "
         "objective teaches.",
-        outcome=outcome,
-        effect=d.point,
-        low=d.low,
-        high=d.high,
-        n=d.n,
-        detail="difference of survival to the objective arm, paired by seed; over training the "
+        outcome,
+        d,
+        "difference of survival to the objective arm, paired by seed; over training the "
         f"proxy's own return rose by {rise.point:.2f} [{rise.low:.2f}, {rise.high:.2f}]",
-        p_value=d.p_value,
     )
 
 
 def proxy_is_worse_than_random(results: Results) -> Verdict:
     """A stronger statement: survival ends below the uniform policy's."""
-    survival = _arm(results, PROXY).final["objective"]
+    survival = results[PROXY].final["objective"]
     d = paired_difference(survival, np.full_like(survival, results.references["uniform policy"]))
-    outcome = "holds" if d.high < 0 else "fails" if d.low > 0 else "inconclusive"
-    return Verdict(
-        claim="The proxy is so harmful that survival ends below that of random treatment.",
-        outcome=outcome,
-        effect=d.point,
-        low=d.low,
-        high=d.high,
-        n=d.n,
-        detail="survival minus the uniform policy's exact .780071; the proxy's exact optimum at "
+    return below(
+        "The proxy is so harmful that survival ends below that of random treatment.",
+        d,
+        "survival minus the uniform policy's exact .780071; the proxy's exact optimum at "
         "gamma .99 has survival .789, so a converged learner should make this fail",
-        p_value=d.p_value,
     )
 
 

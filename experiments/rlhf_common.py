@@ -19,6 +19,7 @@ from rewardzoo.rlhf.offline import OfflineTrainer
 from rewardzoo.rlhf.online import OnlineConfig, OnlineTrainer
 from rewardzoo.rlhf.reward_models import RewardModel
 from rewardzoo.rlhf.sequences import Sequences, sequence_logps
+from rewardzoo.verdicts import above
 
 # One layer of width 32 learns the chain to .1 nat a token in four seconds of one core. What is
 # studied is the gap between a proxy and gold, which a small model has no less of.
@@ -154,17 +155,12 @@ def exceeds(sentence: str, better: str, worse: str, key: str, slack: float = 0.0
 
     def check(results: Results) -> Verdict:
         d = paired_difference(results[better].final[key], results[worse].final[key])
-        outcome = "holds" if d.low > -slack else "fails" if d.high < -slack else "inconclusive"
-        return Verdict(
-            claim=sentence,
-            outcome=outcome,
-            effect=d.point,
-            low=d.low,
-            high=d.high,
-            n=d.n,
-            detail=f"{key} of {better!r} minus that of {worse!r}, paired by seed"
+        return above(
+            sentence,
+            d,
+            f"{key} of {better!r} minus that of {worse!r}, paired by seed"
             + (f"; holds above -{slack:g}" if slack else ""),
-            p_value=d.p_value,
+            -slack,
         )
 
     return check

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from rewardzoo.checkpoint import load_checkpoint, save_checkpoint
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
-from rewardzoo.rlhf.checkpoints import load, save
 from rewardzoo.rlhf.constrained import ConstrainedReward
 from rewardzoo.rlhf.online import OnlineConfig, OnlineTrainer
 from rewardzoo.rlhf.reward_models import train_reward_model
@@ -42,7 +42,7 @@ def pilot(trial: Any, lab: Any, models: list[Any]) -> list[float]:
     """Means of the components where gold peaks, under fixed weights; kept beside the checkpoint."""
     file = trial.folder / "pilot.pt"
     if file.is_file():
-        return [float(x) for x in load(file, "pilot")["thresholds"]]
+        return [float(x) for x in load_checkpoint(file, "pilot")["thresholds"]]
     policy = copy.deepcopy(lab.policy)
     config = OnlineConfig(learning_rate=RATE, seed=trial.seed + 1_000)
     trainer = OnlineTrainer(policy, lab.policy, Mean(models), lab.language.prompts, config)
@@ -55,7 +55,7 @@ def pilot(trial: Any, lab: Any, models: list[Any]) -> list[float]:
         if gold > best:
             with torch.no_grad():
                 best, thresholds = gold, [float(m(batch).mean()) for m in models]
-    save(file, "pilot", {"thresholds": thresholds})
+    save_checkpoint(file, "pilot", {"thresholds": thresholds})
     return thresholds
 
 

@@ -18,6 +18,7 @@ from rewardzoo.metrics.statistics import paired_difference
 from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
 from rewardzoo.rlhf.evaluation import fit_scaling_law
+from rewardzoo.verdicts import above
 
 from .rlhf_common import SEEDS, TUNING_SEEDS, align, every_seed, exceeds, laboratory
 
@@ -54,15 +55,10 @@ def law_fits_better_than_a_line(results: Results) -> Verdict:
         line = 1 - (g - d * (d @ g) / (d @ d)).var() / g.var()
         gains.append(fit_scaling_law(kl, gold)[2] - line)
     d = paired_difference(np.array(gains), np.zeros(len(gains)))
-    outcome = "holds" if d.low > 0 else "fails" if d.high < 0 else "inconclusive"
-    return Verdict(
-        claim="Over all betas d (alpha - beta log d) fits DPO's gold better than a line.",
-        outcome=outcome,
-        effect=d.point,
-        low=d.low,
-        high=d.high,
-        n=d.n,
-        detail="R^2 of the law minus R^2 of a line through 0; the law has one parameter more, so "
+    return above(
+        "Over all betas d (alpha - beta log d) fits DPO's gold better than a line.",
+        d,
+        "R^2 of the law minus R^2 of a line through 0; the law has one parameter more, so "
         "it cannot do worse by more than rounding: the size is what counts",
     )
 

@@ -24,6 +24,7 @@ from rewardzoo.rlhf.ensembles import OBJECTIVES, Ensemble
 from rewardzoo.rlhf.evaluation import accuracy, bon_curve, kl_bon
 from rewardzoo.rlhf.reward_models import margins
 from rewardzoo.rlhf.sampling import sample
+from rewardzoo.verdicts import above
 
 from .rlhf_common import (
     SEEDS,
@@ -105,9 +106,8 @@ def of_best_of_n(sentence: str, better: str, worse: str | None) -> Any:
         final = results[BON].final
         x = final[better]
         d = paired_difference(x, final[worse] if worse else np.zeros_like(x))
-        outcome = "holds" if d.low > 0 else "fails" if d.high < 0 else "inconclusive"
         detail = f"{better}{' minus ' + worse if worse else ''}, paired by seed"
-        return Verdict(sentence, outcome, d.point, d.low, d.high, d.n, detail, d.p_value)
+        return above(sentence, d, detail)
 
     return check
 

@@ -22,6 +22,7 @@ from rewardzoo.results import Results, Verdict
 from rewardzoo.rlhf.policy_gradient import kept_by_filter
 from rewardzoo.rlhf.sampling import sample
 from rewardzoo.rlhf.sequences import Sequences
+from rewardzoo.verdicts import above
 
 from .rlhf_common import SEEDS, TUNING_SEEDS, draw_kl, exceeds, laboratory, optimise
 
@@ -84,15 +85,11 @@ def order_of_r2_is_the_order_of_gold(results: Results) -> Verdict:
     end = np.stack([results[label].final["end"] for label in KEEP])
     rho = np.array([spearmanr(r2[:, i], end[:, i]).statistic for i in range(r2.shape[1])])
     d = paired_difference(rho, np.zeros_like(rho))
-    outcome = "holds" if d.low > 0.5 else "fails" if d.high < 0.5 else "inconclusive"
-    return Verdict(
-        claim="R^2 of proxy and gold on kept base samples predicts which filter ends highest.",
-        outcome=outcome,
-        effect=d.point,
-        low=d.low,
-        high=d.high,
-        n=d.n,
-        detail="rank correlation of R^2 and final gold over four filters; holds above .5",
+    return above(
+        "R^2 of proxy and gold on kept base samples predicts which filter ends highest.",
+        d,
+        "rank correlation of R^2 and final gold over four filters; holds above .5",
+        0.5,
     )
 
 

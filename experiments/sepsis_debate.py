@@ -39,6 +39,7 @@ from rewardzoo.rewards.judge import (
     fit_judge,
     popularity,
 )
+from rewardzoo.verdicts import above, decided
 
 from .sepsis_debate_tabular import (
     ALPHA,
@@ -279,18 +280,14 @@ def accuracies_are_ordered(results: Results) -> Verdict:
         outcome = "holds"
     else:
         outcome = "fails" if more.high < 0 or six.high < 0.5 else "inconclusive"
-    return Verdict(
-        claim="On action-balanced pairs a judge of the full state is right more often than one of "
+    return decided(
+        "On action-balanced pairs a judge of the full state is right more often than one of "
         "six random features, and that one more often than not.",
-        outcome=outcome,
-        effect=more.point,
-        low=more.low,
-        high=more.high,
-        n=more.n,
-        detail=f"difference of accuracy, paired by seed; full {final['full'].mean():.4f}, six "
+        outcome,
+        more,
+        f"difference of accuracy, paired by seed; full {final['full'].mean():.4f}, six "
         f"{six.point:.4f} [{six.low:.4f}, {six.high:.4f}]; popularity alone "
         f"{final['popularity'].mean():.3f} (plain pairs {final['popularity, plain'].mean():.3f})",
-        p_value=more.p_value,
     )
 
 
@@ -321,19 +318,13 @@ def debating_withstands(label: str) -> Callable[[Results], Verdict]:
     def check(results: Results) -> Verdict:
         mine, alone = results[label].final, results[ISOLATED].final
         d = paired_difference(mine["confused"], alone["confused"])
-        outcome = "holds" if d.low > 0 else ("fails" if d.high < 0 else "inconclusive")
-        return Verdict(
-            claim=f"Against its own trained confuser the {label} debater wins more often than the "
+        return above(
+            f"Against its own trained confuser the {label} debater wins more often than the "
             "isolated one.",
-            outcome=outcome,
-            effect=d.point,
-            low=d.low,
-            high=d.high,
-            n=d.n,
-            detail="share of debates, paired by seed; alone to confused: isolated "
+            d,
+            "share of debates, paired by seed; alone to confused: isolated "
             f"{alone['alone'].mean():.3f} to {alone['confused'].mean():.3f}, {label} "
             f"{mine['alone'].mean():.3f} to {mine['confused'].mean():.3f}",
-            p_value=d.p_value,
         )
 
     return check

@@ -35,6 +35,7 @@ from rewardzoo.results import Results, Verdict
 from rewardzoo.rewards.debate import DebateReward
 from rewardzoo.rewards.judge import LinearJudge
 from rewardzoo.rewards.wrappers import VectorRewardWrapper
+from rewardzoo.verdicts import above, decided, within
 
 ENV = "rewardzoo/SepsisICU-v0"
 GAMMA, SCALE, ALPHA = 0.99, 15.0, 5.0
@@ -198,17 +199,13 @@ def justified_everywhere(
         }
         worst = min(found, key=lambda lam: found[lam].low)
         x = found[worst]
-        outcome = "holds" if x.low > 0.5 else ("fails" if x.high < 0.5 else "inconclusive")
         each = ", ".join(f"{lam:g}: {i.point:.3f}" for lam, i in found.items())
-        return Verdict(
-            claim=f"The policy's actions win their debates in more than half of the states where "
+        return above(
+            f"The policy's actions win their debates in more than half of the states where "
             f"they differ from the baseline's, for every lambda >= {low:g} ({label}).",
-            outcome=outcome,
-            effect=x.point,
-            low=x.low,
-            high=x.high,
-            n=x.n,
-            detail=f"share of visited states, at the worst lambda ({worst:g}); by lambda: {each}",
+            x,
+            f"share of visited states, at the worst lambda ({worst:g}); by lambda: {each}",
+            0.5,
         )
 
     return check
@@ -222,19 +219,12 @@ def justification_rises(label: str, low: float = 0.05) -> Callable[[Results], Ve
         shown = [lam for lam in LAMBDAS if lam >= low]
         curve = np.stack([final[f"justified@{lam:g}"] for lam in shown], 1)
         d = stratified_bootstrap(curve[:, -1] - curve[:, 0])
-        if d.low > -EQUAL:
-            outcome = "holds"
-        else:
-            outcome = "fails" if d.high < -EQUAL else "inconclusive"
-        return Verdict(
-            claim=f"Justifiability does not fall as lambda grows from {low:g} to 1 ({label}).",
-            outcome=outcome,
-            effect=d.point,
-            low=d.low,
-            high=d.high,
-            n=d.n,
-            detail=f"justifiability at 1 minus that at {low:g}, within {EQUAL}; at a small lambda "
+        return above(
+            f"Justifiability does not fall as lambda grows from {low:g} to 1 ({label}).",
+            d,
+            f"justifiability at 1 minus that at {low:g}, within {EQUAL}; at a small lambda "
             "the policy leaves the baseline only where a win is sure",
+            -EQUAL,
         )
 
     return check
@@ -278,15 +268,12 @@ def gap_is_kept(label: str) -> Callable[[Results], Verdict]:
             outcome = "fails"
         else:
             outcome = "inconclusive"
-        return Verdict(
-            claim="At some lambda > 0 the policy keeps 95 % of the survival gap between clinicians "
+        return decided(
+            "At some lambda > 0 the policy keeps 95 % of the survival gap between clinicians "
             f"and the optimum, and its actions win more than half of their debates ({label}).",
-            outcome=outcome,
-            effect=justified.point,
-            low=justified.low,
-            high=justified.high,
-            n=justified.n,
-            detail=f"justifiability there; located at lambda {weights.mean():.4f} "
+            outcome,
+            justified,
+            f"justifiability there; located at lambda {weights.mean():.4f} "
             f"({weights.min():.4f} to {weights.max():.4f}), survival {survival.mean():.4f}",
         )
 
@@ -298,19 +285,13 @@ def wins_lengthen_stays(results: Results) -> Verdict:
     key = "length@1"
     d = paired_difference(results[BALANCED].final[key], results[SIGN].final[key])
     base = float(results[BALANCED].final["length@0"].mean())
-    outcome = "holds" if d.low > 0 else ("fails" if d.high < 0 else "inconclusive")
-    return Verdict(
-        claim="A 0/1 reward in every step lengthens stays: with it patients stay longer than with "
+    return above(
+        "A 0/1 reward in every step lengthens stays: with it patients stay longer than with "
         "a signed one.",
-        outcome=outcome,
-        effect=d.point,
-        low=d.low,
-        high=d.high,
-        n=d.n,
-        detail="windows at lambda 1, paired by seed; means "
+        d,
+        "windows at lambda 1, paired by seed; means "
         f"{results[BALANCED].final[key].mean():.2f} (0/1), "
         f"{results[SIGN].final[key].mean():.2f} (sign), {base:.2f} at lambda 0",
-        p_value=d.p_value,
     )
 
 
@@ -318,21 +299,12 @@ def debate_equals_full_state(results: Results) -> Verdict:
     """Survival at lambda .25 by debate and by full-state feedback agree within .02."""
     key = "survival@0.25"
     d = paired_difference(results[BALANCED].final[key], results[FULL].final[key])
-    if -EQUAL < d.low and d.high < EQUAL:
-        outcome = "holds"
-    elif d.high < -EQUAL or d.low > EQUAL:
-        outcome = "fails"
-    else:
-        outcome = "inconclusive"
-    return Verdict(
-        claim="Feedback by six features of a debate costs as much survival as feedback by the "
+    return within(
+        "Feedback by six features of a debate costs as much survival as feedback by the "
         "full state.",
-        outcome=outcome,
-        effect=d.point,
-        low=d.low,
-        high=d.high,
-        n=d.n,
-        detail=f"difference of survival at lambda .25, paired by seed; equal means within {EQUAL}",
+        d,
+        f"difference of survival at lambda .25, paired by seed; equal means within {EQUAL}",
+        EQUAL,
     )
 
 

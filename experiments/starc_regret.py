@@ -24,6 +24,7 @@ from rewardzoo.metrics.starc import starc_distance
 from rewardzoo.metrics.statistics import paired_difference
 from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
+from rewardzoo.verdicts import above
 
 SPARSE, DENSE, FORK = "sparse transitions", "dense transitions", "the fork"
 STATES, ACTIONS, GAMMA = 8, 3, 0.9
@@ -113,17 +114,11 @@ def better(claim: str, label: str, one: str, other: str) -> Callable[[Results], 
     def check(results: Results) -> Verdict:
         final = results[label].final
         d = paired_difference(final[one], final[other])
-        outcome = "holds" if d.low > 0 else "fails" if d.high < 0 else "inconclusive"
-        return Verdict(
-            claim=claim,
-            outcome=outcome,
-            effect=d.point,
-            low=d.low,
-            high=d.high,
-            n=d.n,
-            detail="difference of Spearman's correlations with exact worst-case regret, paired by "
+        return above(
+            claim,
+            d,
+            "difference of Spearman's correlations with exact worst-case regret, paired by "
             f"seed; means {final[one].mean():.3f} and {final[other].mean():.3f}",
-            p_value=d.p_value,
         )
 
     return check

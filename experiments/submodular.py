@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rewardzoo.agents.submodular_solvers import greedy_path, greedy_value, random_value
 from rewardzoo.agents.subpo import SubPO
-from rewardzoo.experiment import Measure
+from rewardzoo.experiment import Claim, Measure
 from rewardzoo.random import Rng
 from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
@@ -228,6 +228,27 @@ def at_least(
         )
 
     return check
+
+
+def usual_claims(tasks: Sequence[Task]) -> list[Claim]:
+    """That the history costs little, and that greedy is matched: the same of every experiment."""
+    start = "On every task " if len(tasks) > 1 else ""
+    return [
+        Claim(
+            "History costs little",
+            everywhere(
+                f"{start}SubPO-NM, which sees the history, ends at .85 of SubPO-M or more.",
+                HISTORY,
+                MARKOV,
+                tasks,
+                0.85,
+            ),
+        ),
+        Claim(
+            "SubPO-M keeps up with greedy",
+            everywhere(f"{start}SubPO-M ends at .9 of greedy or more.", MARKOV, GREEDY, tasks, 0.9),
+        ),
+    ]
 
 
 def everywhere(

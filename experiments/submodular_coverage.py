@@ -11,9 +11,9 @@ from __future__ import annotations
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure
 from rewardzoo.metrics.statistics import paired_difference
 from rewardzoo.results import Results, Verdict
+from rewardzoo.verdicts import below
 
 from .submodular import (
-    GREEDY,
     GREEDY_BEST,
     HISTORY,
     MARKOV,
@@ -25,8 +25,8 @@ from .submodular import (
     at_least,
     draw_curves,
     draw_paths,
-    everywhere,
     methods,
+    usual_claims,
 )
 
 _ENV = "rewardzoo/SubmodularCoverage-v0"
@@ -45,16 +45,10 @@ def modular_is_worse_than_random(results: Results) -> Verdict:
     """On the uniform field the surrogate teaches to stay where four cells are in sight."""
     x, y = results[MODULAR].final["uniform"], results[RANDOM].final["uniform"]
     d = paired_difference(x, y)
-    outcome = "holds" if d.high < 0 else "fails" if d.low > 0 else "inconclusive"
-    return Verdict(
-        claim="MODPO ends below the uniform policy on the uniform field.",
-        outcome=outcome,
-        effect=d.point,
-        low=d.low,
-        high=d.high,
-        n=d.n,
-        detail="difference of F, paired by seed",
-        p_value=d.p_value,
+    return below(
+        "MODPO ends below the uniform policy on the uniform field.",
+        d,
+        "difference of F, paired by seed",
     )
 
 
@@ -90,22 +84,7 @@ EXPERIMENT = Experiment(
             ),
         ),
         Claim("MODPO is worse than random", modular_is_worse_than_random),
-        Claim(
-            "History costs little",
-            everywhere(
-                "On every task SubPO-NM, which sees the history, ends at .85 of SubPO-M or more.",
-                HISTORY,
-                MARKOV,
-                TASKS,
-                0.85,
-            ),
-        ),
-        Claim(
-            "SubPO-M keeps up with greedy",
-            everywhere(
-                "On every task SubPO-M ends at .9 of greedy or more.", MARKOV, GREEDY, TASKS, 0.9
-            ),
-        ),
+        *usual_claims(TASKS),
     ],
     seeds=SEEDS,
     tuning_seeds=TUNING_SEEDS,

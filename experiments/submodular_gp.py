@@ -11,7 +11,6 @@ from __future__ import annotations
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure
 
 from .submodular import (
-    GREEDY,
     GREEDY_BEST,
     HISTORY,
     MARKOV,
@@ -22,8 +21,8 @@ from .submodular import (
     at_least,
     draw_curves,
     draw_paths,
-    everywhere,
     methods,
+    usual_claims,
 )
 
 _DESIGN = "rewardzoo/SubmodularDesign-v0"
@@ -67,22 +66,7 @@ EXPERIMENT = Experiment(
     claims=[
         _ratio("small field"),
         _ratio("large field"),
-        Claim(
-            "History costs little",
-            everywhere(
-                "On every task SubPO-NM, which sees the history, ends at .85 of SubPO-M or more.",
-                HISTORY,
-                MARKOV,
-                TASKS,
-                0.85,
-            ),
-        ),
-        Claim(
-            "SubPO-M keeps up with greedy",
-            everywhere(
-                "On every task SubPO-M ends at .9 of greedy or more.", MARKOV, GREEDY, TASKS, 0.9
-            ),
-        ),
+        *usual_claims(TASKS),
     ],
     seeds=SEEDS,
     tuning_seeds=TUNING_SEEDS,

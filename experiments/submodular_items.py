@@ -18,7 +18,6 @@ from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
 from rewardzoo.rewards import SubmodularReward, VectorRewardWrapper
 
 from .submodular import (
-    GREEDY,
     GREEDY_BEST,
     HISTORY,
     MARKOV,
@@ -29,8 +28,8 @@ from .submodular import (
     at_least,
     draw_curves,
     draw_paths,
-    everywhere,
     methods,
+    usual_claims,
 )
 
 PPO_LABEL = "PPO, sees the memory"
@@ -109,20 +108,7 @@ EXPERIMENT = Experiment(
                 DEMAND,
             ),
         ),
-        Claim(
-            "History costs little",
-            everywhere(
-                "SubPO-NM, which sees the history, ends at .85 of SubPO-M or more.",
-                HISTORY,
-                MARKOV,
-                TASKS,
-                0.85,
-            ),
-        ),
-        Claim(
-            "SubPO-M keeps up with greedy",
-            everywhere("SubPO-M ends at .9 of greedy or more.", MARKOV, GREEDY, TASKS, 0.9),
-        ),
+        *usual_claims(TASKS),
     ],
     seeds=SEEDS,
     tuning_seeds=TUNING_SEEDS,

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rewardzoo.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from rewardzoo.functional import check_device
 from rewardzoo.random import Rng
 from rewardzoo.registration import check_env_id
@@ -25,7 +26,6 @@ from rewardzoo.rewards.wrappers import VectorRewardWrapper
 from rewardzoo.transition import Obs, to_numpy, to_torch
 
 from . import trees
-from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from .collector import Act, EpisodeSums, Rollout
 from .evaluation import evaluate
 from .hyperparameters import build
@@ -236,7 +236,6 @@ class Agent:
     def save(self, path: str | Path) -> None:
         """Write everything that training depends on, atomically."""
         state: dict[str, Any] = {
-            "algorithm": self.registered_name,
             "hyperparameters": asdict(self.hp),
             "spaces": self._spaces(),
             "seed": self.seed,
@@ -246,7 +245,7 @@ class Agent:
         }
         if self._started:
             state["collector"] = self.collector.state_dict()
-        save_checkpoint(path, state)
+        save_checkpoint(path, self.registered_name, state)
 
     @classmethod
     def load(

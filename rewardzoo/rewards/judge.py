@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint import load_checkpoint, save_checkpoint
 from .base import integer
 from .evidence import Judging, evidence_of, random_evidence
 
@@ -57,16 +58,14 @@ class Judge(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write the judge with the names of its features."""
-        torch.save(
-            {
-                "feature_names": list(self.feature_names),
-                "hash": _hash(self.feature_names),
-                "num_actions": self.num_actions,
-                "hidden": self.hidden,
-                "parameters": self.state_dict(),
-            },
-            path,
-        )
+        content = {
+            "feature_names": list(self.feature_names),
+            "hash": _hash(self.feature_names),
+            "num_actions": self.num_actions,
+            "hidden": self.hidden,
+            "parameters": self.state_dict(),
+        }
+        save_checkpoint(path, "judge", content)
 
     @classmethod
     def load(cls, path: str | Path, feature_names: Sequence[str]) -> Judge:
@@ -75,7 +74,7 @@ class Judge(nn.Module):
         Raises:
             ValueError: if it was saved for other features, or for the same in another order.
         """
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_checkpoint(path, "judge")
         if content["hash"] != _hash(content["feature_names"]):
             raise ValueError(f"judge {str(path)!r}: its list of features was changed")
         if content["hash"] != _hash(feature_names):

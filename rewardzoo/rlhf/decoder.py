@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .checkpoints import load, save
+from ..checkpoint import load_checkpoint, save_checkpoint
 
 
 class LanguageModel(nn.Module):
@@ -202,12 +202,12 @@ class Decoder(LanguageModel):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model into a folder, whole or not at all."""
         content = {"config": asdict(self.config), "weights": self.state_dict()}
-        save(Path(folder) / "decoder.pt", "decoder", content)
+        save_checkpoint(Path(folder) / "decoder.pt", "decoder", content)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Decoder:
         """Read what ``save_pretrained`` wrote."""
-        content = load(Path(folder) / "decoder.pt", "decoder")
+        content = load_checkpoint(Path(folder) / "decoder.pt", "decoder")
         model = cls(DecoderConfig(**content["config"]))
         model.load_state_dict(content["weights"])
         return model

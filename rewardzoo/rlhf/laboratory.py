@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .checkpoints import load, save
+from ..checkpoint import load_checkpoint, save_checkpoint
 from .decoder import Decoder, DecoderConfig, LanguageModel
 from .pairs import PairBatch
 from .reward_models import RewardModel, train_reward_model
@@ -191,7 +191,7 @@ class Laboratory:
         size = DecoderConfig(c.vocab_size, c.prompt_length + c.new_tokens, c.width, c.layers)
         model = Decoder(size, seed=self.seed * 7919 + member)
         if file and file.is_file():
-            model.load_state_dict(load(file, "sft")["weights"])
+            model.load_state_dict(load_checkpoint(file, "sft")["weights"])
             return model.eval()
         generator = self.generator(1_000 + member)
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, fused=True)
@@ -200,7 +200,7 @@ class Laboratory:
             supervised_step(model, self.language.corpus(128, generator), optimizer)
             schedule.step()
         if file:
-            save(file, "sft", {"weights": model.state_dict()})
+            save_checkpoint(file, "sft", {"weights": model.state_dict()})
         return model.eval()
 
     def pairs(self, n: int, noise: float, stream: int = 10) -> tuple[PairBatch, Tensor]:
@@ -231,13 +231,13 @@ class Laboratory:
         file = self.cache and self.cache / f"rm-{self.seed}-{member}-{pretrained}-{n}-{shape}.pt"
         if file and file.is_file():
             model = RewardModel(backbone)
-            model.load_state_dict(load(file, "reward model")["weights"])
+            model.load_state_dict(load_checkpoint(file, "reward model")["weights"])
             return model.eval()
         data, _ = self.pairs(n, c.noise)
         model = train_reward_model(data, backbone, seed=member)
         model.fit_normaliser(self.base)
         if file:
-            save(file, "reward model", {"weights": model.state_dict()})
+            save_checkpoint(file, "reward model", {"weights": model.state_dict()})
         return model
 
     @torch.no_grad()

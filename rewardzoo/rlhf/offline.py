@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoints import load, save
+from ..checkpoint import load_checkpoint, save_checkpoint
 from .decoder import LanguageModel
 from .losses import LOSSES, Scores
 from .pairs import PairBatch, minibatches
@@ -113,11 +113,11 @@ class OfflineTrainer:
             "optimizer": self.optimizer.state_dict(),
             "num_steps": self.num_steps,
         }
-        save(path, "offline", content)
+        save_checkpoint(path, "offline", content)
 
     def load(self, path: str | Path) -> None:
         """Go on from what ``save`` wrote; the arguments must be those of the saved trainer."""
-        content = load(path, "offline")
+        content = load_checkpoint(path, "offline")
         self.policy.load_state_dict(content["policy"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.num_steps = content["num_steps"]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import load, save
+from ..checkpoint import load_checkpoint, save_checkpoint
 from .decoder import LanguageModel
 from .losses import chi2_penalty
 from .policy_gradient import clipped, gae, grpo, kept_by_filter, p3o, rloo, whiten
@@ -218,11 +218,11 @@ class OnlineTrainer:
             "num_steps": self.num_steps,
             "reward": _state(self.reward),
         }
-        save(path, "online", content)
+        save_checkpoint(path, "online", content)
 
     def load(self, path: str | Path) -> None:
         """Go on from what ``save`` wrote; the arguments must be those of the saved trainer."""
-        content = load(path, "online")
+        content = load_checkpoint(path, "online")
         self.policy.load_state_dict(content["policy"])
         if self.critic is not None:
             self.critic.load_state_dict(content["critic"])

@@ -13,10 +13,10 @@ import torch
 
 import rewardzoo  # noqa: F401
 from rewardzoo import VectorRewardWrapper
-from rewardzoo.agents.common.checkpoint import CheckpointError
 from rewardzoo.agents.common.replay_buffer import ReplayBuffer, Sample
 from rewardzoo.agents.double_dqn import DoubleDQN, EpsilonGreedy, q_target
 from rewardzoo.agents.tabular import mdp_of, value_iteration
+from rewardzoo.checkpoint import CheckpointError
 from rewardzoo.random import Rng
 from rewardzoo.rewards.potential import Potential
 

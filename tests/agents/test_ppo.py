@@ -16,9 +16,9 @@ from torch import Tensor
 import rewardzoo
 from rewardzoo.agents.common.adam import adam
 from rewardzoo.agents.common.advantages import gae
-from rewardzoo.agents.common.checkpoint import CheckpointError
 from rewardzoo.agents.ppo import PPO
 from rewardzoo.agents.tabular import expected_return, mdp_of
+from rewardzoo.checkpoint import CheckpointError
 from rewardzoo.functional import FuncEnv, FunctionalVectorEnv
 from rewardzoo.metrics.statistics import iqm
 from rewardzoo.random import Rng

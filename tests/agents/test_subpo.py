@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import rewardzoo  # noqa: F401
-from rewardzoo.agents.common.checkpoint import CheckpointError
 from rewardzoo.agents.subpo import SubPO, credits, leave_one_out, policy_gradient_loss
+from rewardzoo.checkpoint import CheckpointError
 from rewardzoo.experiments.submodular_theory import GAP, estimator_error
 from rewardzoo.rewards import Potential, VectorRewardWrapper, make_reward
 

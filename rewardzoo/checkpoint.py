@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
 
-FORMAT = "rewardzoo-checkpoint-1"
+from .results import write_atomic
+
+FORMAT = "rewardzoo-checkpoint-2"
 
 
 class CheckpointError(ValueError):
     """A file that is not a whole checkpoint of the expected kind."""
 
 
-def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
+def save_checkpoint(path: str | Path, kind: str, content: dict[str, Any]) -> None:
     """Write ``content`` (tensors, numbers, strings, dicts and lists of them) to ``path``.
 
     The file appears whole or not at all.
+
+    Args:
+        path: of the file.
+        kind: what it is a checkpoint of: an algorithm, a model.
+        content: any names but ``format`` and ``kind``.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "kind": kind, **content}, buffer)
+    write_atomic(path, buffer.getvalue())
 
 
-def load_checkpoint(path: str | Path, algorithm: str, device: torch.device) -> dict[str, Any]:
+def load_checkpoint(
+    path: str | Path, kind: str, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
     """Read what ``save_checkpoint`` wrote.
 
     Raises:
-        CheckpointError: if the file is missing, cut off, or of another algorithm.
+        CheckpointError: if the file is missing, cut off, or of another kind.
     """
     file = Path(path)
     if not file.is_file():
@@ -53,8 +52,8 @@ def load_checkpoint(path: str | Path, algorithm: str, device: torch.device) -> d
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint {str(path)!r}: expected format {FORMAT!r}")
-    if content["algorithm"] != algorithm:
+    if content["kind"] != kind:
         raise CheckpointError(
-            f"checkpoint {str(path)!r}: it is of {content['algorithm']!r}, expected {algorithm!r}"
+            f"checkpoint {str(path)!r}: it is of {content['kind']!r}, expected {kind!r}"
         )
     return content
