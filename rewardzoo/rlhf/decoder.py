@@ -106,18 +106,21 @@ class Block(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm2(x)))), qkv[1:]
 
     def step(self, x: Tensor, cache: Tensor, at: int, mask: Tensor | None) -> Tensor:
-        """The same for one token (B, width), at column ``at`` of ``cache``."""
+        """The same for one token (B, width), at column ``at`` of ``cache``.
+
+        Rows are the last axis of everything inside attention: a query is one column, too little
+        for a matrix product a row and head, and elementwise products run along the rows.
+        """
         b, width = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(b, 3, self.heads, -1).unbind(1)
-        cache[0, :, :, at] = k
-        cache[1, :, :, at] = v
-        scores = torch.matmul(cache[0, :, :, : at + 1], q.unsqueeze(-1)).squeeze(-1)
-        scores = scores * (q.shape[-1] ** -0.5)
+        qkv = torch.mm(self.qkv.weight, self.norm1(x).T).view(3, self.heads, -1, b)
+        q = qkv[0] * qkv.shape[2] ** -0.5
+        cache[:, at] = qkv[1:]
+        scores = (cache[0, : at + 1] * q).sum(2)  # (at + 1, heads, B)
         if mask is not None:
-            scores = scores.masked_fill(~mask[:, None, : at + 1], -torch.inf)
-        weights = torch.softmax(scores, -1)
-        y = torch.matmul(weights.unsqueeze(-2), cache[1, :, :, : at + 1])
-        x = x + self.out(y.reshape(b, width))
+            scores = scores.masked_fill(~mask[: at + 1, None], -torch.inf)
+        weights = torch.softmax(scores, 0).unsqueeze(2)
+        y = (weights * cache[1, : at + 1]).sum(0)
+        x = x + self.out(y.view(width, b).T)
         out: Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
         return out
 
@@ -126,8 +129,8 @@ class Block(nn.Module):
 class Cache:
     """Keys and values of the columns read so far, in buffers as long as the sequence can get."""
 
-    layers: list[Tensor]  # each (2, B, heads, L, d)
-    mask: Tensor | None  # (B, L) bool
+    layers: list[Tensor]  # each (2, L, heads, d, B)
+    mask: Tensor | None  # (L, B) bool
     position: Tensor  # (B,) of the next token
     at: int  # next column
 
@@ -178,12 +181,12 @@ class Decoder(LanguageModel):
         hidden, read = self._read(ids, mask)
         layers = []
         for kv in read:
-            buffer = kv.new_empty(2, b, kv.shape[2], room, kv.shape[4])
-            buffer[:, :, :, :length] = kv
+            buffer = kv.new_empty(2, room, kv.shape[2], kv.shape[4], b)
+            buffer[:, :length] = kv.permute(0, 3, 2, 4, 1)
             layers.append(buffer)
         if mask is not None:
-            mask = F.pad(mask, (0, new_tokens), value=True)
-            position = mask[:, :length].sum(1)
+            position = mask.sum(1)
+            mask = F.pad(mask, (0, new_tokens), value=True).T
         else:
             position = ids.new_full((b,), length)
         return hidden[:, -1], Cache(layers, mask, position, length)
