@@ -4,7 +4,8 @@ Formats, told apart by their columns: ``prompt, chosen, rejected`` (text, messag
 ``chosen, rejected`` of whole conversations (Anthropic's HH as text with turns, or messages), whose
 common beginning is the prompt; ranked ``prompt, responses, ranks | scores``; UltraFeedback
 ``instruction, completions``; HelpSteer2 ``prompt, response_1, response_2, preference_strength``;
-one-to-many ``problem, chosen, rejected [k]`` (RewardMATH).
+one-to-many ``problem, chosen, rejected [k]`` (RewardMATH). A column ``subset`` (RewardBench) is
+kept.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Pair:
         strength: of the preference (HelpSteer2's 1 to 3, or a difference of scores); a margin.
         weight: of the row.
         flipped: whether noise exchanged the two.
+        subset: category of the pair, as in RewardBench.
     """
 
     prompt: Text
@@ -45,6 +47,7 @@ class Pair:
     strength: float = 1.0
     weight: float = 1.0
     flipped: bool = False
+    subset: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def load_pairs(
         dropped["no preference"] += not found
         for pair in found:
             for name in ("prompt", "chosen", "rejected"):
-                _check_text(record, name, getattr(pair, name), vocab_size)
+                check_text(record, name, getattr(pair, name), vocab_size)
             if pair.chosen == pair.rejected:
                 if on_identical == "raise":
                     raise record.error("rejected", "equals chosen (on_identical='drop' leaves out)")
@@ -158,6 +161,30 @@ def save_pairs(data: PairData, path: str | Path) -> None:
     Path(path).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
+def number(record: Record, name: str) -> float:
+    """A field as a finite number, or a ``DataError`` that names it."""
+    try:
+        value = float(record[name])
+    except (TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise record.error(name, f"{record[name]!r}: expected a number") from None
+    _check_finite(record, name, [value])
+    return value
+
+
+def check_text(record: Record, name: str, value: Any, vocab_size: int | None) -> None:
+    """Raise ``DataError`` unless ``value`` is text, or token ids of the vocabulary."""
+    if isinstance(value, list) and all(type(x) is int for x in value):
+        wrong = [x for x in value if x < 0 or (vocab_size is not None and x >= vocab_size)]
+        if wrong:
+            raise record.error(name, f"token {wrong[0]}: expected 0 to {vocab_size or 'any'}")
+    elif not isinstance(value, str):
+        raise record.error(name, f"expected text or token ids, not {type(value).__name__}")
+    if not value or (isinstance(value, str) and not value.strip()):
+        raise record.error(name, "empty")
+
+
 def _pairs(record: Record, template: Any) -> Iterator[Pair]:
     if "preference_strength" in record:
         yield from _helpsteer(record)
@@ -175,9 +202,10 @@ def _pairs(record: Record, template: Any) -> Iterator[Pair]:
 def _pair(record: Record, template: Any) -> Pair:
     chosen, rejected = record["chosen"], record["rejected"]
     given = [name for name in ("margin", "strength") if name in record]
-    strength = _number(record, given[0]) if given else 1.0
-    weight = _number(record, "weight") if "weight" in record else 1.0
+    strength = number(record, given[0]) if given else 1.0
+    weight = number(record, "weight") if "weight" in record else 1.0
     flipped = bool(record.fields.get("flipped", False))
+    subset = str(record.fields.get("subset") or "")
     if _is_messages(chosen) or _is_messages(rejected):
         prompt = list(record.fields.get("prompt") or [])
         turns = [[*prompt, *chosen], [*prompt, *rejected]]
@@ -194,7 +222,7 @@ def _pair(record: Record, template: Any) -> Pair:
     else:
         question = _common_turns(record, chosen, rejected)
         best, other = chosen[len(question) :], rejected[len(question) :]
-    return Pair(question, best, other, strength, weight, flipped)
+    return Pair(question, best, other, strength, weight, flipped, subset)
 
 
 def _common_turns(record: Record, chosen: Any, rejected: Any) -> str:
@@ -208,7 +236,7 @@ def _common_turns(record: Record, chosen: Any, rejected: Any) -> str:
 
 
 def _helpsteer(record: Record) -> Iterator[Pair]:
-    strength = _number(record, "preference_strength")
+    strength = number(record, "preference_strength")
     if not -3 <= strength <= 3:
         raise record.error("preference_strength", f"{strength:g}: expected -3 to 3")
     first, second = record["response_1"], record["response_2"]
@@ -242,32 +270,10 @@ def _ultrafeedback(record: Record) -> Iterator[Pair]:
     yield from _ranked(Record(record.file, record.line, fields), answers)
 
 
-def _number(record: Record, name: str) -> float:
-    try:
-        value = float(record[name])
-    except (TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise record.error(name, f"{record[name]!r}: expected a number") from None
-    _check_finite(record, name, [value])
-    return value
-
-
 def _check_finite(record: Record, name: str, values: Sequence[float]) -> None:
     for value in values:
         if not math.isfinite(value):
             raise record.error(name, f"{value}: expected a finite number")
-
-
-def _check_text(record: Record, name: str, value: Any, vocab_size: int | None) -> None:
-    if isinstance(value, list) and all(type(x) is int for x in value):
-        wrong = [x for x in value if x < 0 or (vocab_size is not None and x >= vocab_size)]
-        if wrong:
-            raise record.error(name, f"token {wrong[0]}: expected 0 to {vocab_size or 'any'}")
-    elif not isinstance(value, str):
-        raise record.error(name, f"expected text or token ids, not {type(value).__name__}")
-    if not value or (isinstance(value, str) and not value.strip()):
-        raise record.error(name, "empty")
 
 
 def _is_messages(value: Any) -> bool:

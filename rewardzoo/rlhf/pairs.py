@@ -39,6 +39,21 @@ class PairBatch(NamedTuple):
         )
 
 
+class RatingBatch(NamedTuple):
+    """B responses, each with one or several ratings."""
+
+    responses: Sequences
+    ratings: Tensor  # (B, attributes)
+    weight: Tensor  # (B,)
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    def take(self, index: Tensor) -> RatingBatch:
+        """Some of the responses."""
+        return RatingBatch(self.responses.rows(index), self.ratings[index], self.weight[index])
+
+
 def encode_pairs(
     data: PairData,
     encode: Callable[[str], list[int]] | None = None,
@@ -56,17 +71,7 @@ def encode_pairs(
     Raises:
         DataError: naming the row whose responses become the same, or empty, by truncation.
     """
-
-    def ids(row: int, field: str, text: Text) -> list[int]:
-        if isinstance(text, str):
-            if encode is None:
-                raise DataError(f"row {row}, field {field!r}: text; give encode=, a tokenizer")
-            return encode(text)
-        return list(text)
-
-    def ended(tokens: list[int]) -> list[int]:
-        return tokens if eos is None or tokens[-1:] == [eos] else [*tokens, eos]
-
+    ids, ended = encoder(encode, eos)
     pairs = data.pairs
     prompts = [ids(i, "prompt", p.prompt) for i, p in enumerate(pairs)]
     chosen = [ended(ids(i, "chosen", p.chosen)) for i, p in enumerate(pairs)]
@@ -86,6 +91,24 @@ def encode_pairs(
         torch.tensor([p.strength for p in pairs]),
         torch.tensor([p.weight for p in pairs]),
     )
+
+
+def encoder(
+    encode: Callable[[str], list[int]] | None, eos: int | None
+) -> tuple[Callable[[int, str, Text], list[int]], Callable[[list[int]], list[int]]]:
+    """From (row, field, text) to token ids, and what ends a completion with ``eos``."""
+
+    def ids(row: int, field: str, text: Text) -> list[int]:
+        if isinstance(text, str):
+            if encode is None:
+                raise DataError(f"row {row}, field {field!r}: text; give encode=, a tokenizer")
+            return encode(text)
+        return list(text)
+
+    def ended(tokens: list[int]) -> list[int]:
+        return tokens if eos is None or tokens[-1:] == [eos] else [*tokens, eos]
+
+    return ids, ended
 
 
 def minibatches(n: int, size: int, seed: int, first: int, last: int) -> Iterator[Tensor]:

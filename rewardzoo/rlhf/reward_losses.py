@@ -1,4 +1,7 @@
-"""Losses of reward models, as pure functions of scores; each returns B losses."""
+"""Losses of reward models, as pure functions of scores; each returns B losses.
+
+``REWARD_LOSSES`` compare the two responses of a pair, ``RATING_LOSSES`` judge one response.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,14 @@ def scaled_bt(chosen: Tensor, rejected: Tensor, strength: Tensor) -> Tensor:
     return -strength * F.logsigmoid(chosen - rejected)
 
 
-def regression(chosen: Tensor, rejected: Tensor, strength: Tensor) -> Tensor:
-    """Squared error of the difference of scores against ``strength``, as ratings give it."""
-    return (chosen - rejected - strength) ** 2
+def soft_bt(chosen: Tensor, rejected: Tensor, strength: Tensor) -> Tensor:
+    """Cross-entropy with a target of each pair's own: ``strength`` is P(chosen is better).
+
+    1 is ``bt``, 1 - e smooths by e, 0 exchanges the two: what a doubtful label calls for (Wang et
+    al. 2024, Secrets of RLHF II).
+    """
+    d = chosen - rejected
+    return -strength * F.logsigmoid(d) - (1 - strength) * F.logsigmoid(-d)
 
 
 def centring(chosen: Tensor, rejected: Tensor) -> Tensor:
@@ -36,7 +44,23 @@ def centring(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 REWARD_LOSSES: dict[str, Callable[..., Tensor]] = {
-    f.__name__: f for f in (bt, margin, scaled_bt, regression)
+    f.__name__: f for f in (bt, margin, scaled_bt, soft_bt)
+}
+
+
+def regression(predicted: Tensor, rating: Tensor) -> Tensor:
+    """Squared error against ratings (B, attributes), a mean over the attributes, (B,)."""
+    return ((predicted - rating) ** 2).mean(-1)
+
+
+def cross_entropy(predicted: Tensor, rating: Tensor) -> Tensor:
+    """Of outcome labels in [0, 1] given logits, (B, attributes) to (B,) (Cobbe et al. 2021)."""
+    each = F.binary_cross_entropy_with_logits(predicted, rating, reduction="none")
+    return each.mean(-1)
+
+
+RATING_LOSSES: dict[str, Callable[..., Tensor]] = {
+    f.__name__: f for f in (regression, cross_entropy)
 }
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint import load_checkpoint, save_checkpoint
 from ..rewards.base import RewardFunction
 from ..transition import Transition
 from .decoder import LanguageModel
-from .pairs import PairBatch, minibatches
-from .reward_losses import REWARD_LOSSES, centring
+from .pairs import PairBatch, RatingBatch, minibatches
+from .reward_losses import RATING_LOSSES, REWARD_LOSSES, centring
 from .sequences import Sequences
 
 
@@ -22,29 +24,37 @@ class RewardModel(nn.Module):
     Args:
         backbone: copied, not shared.
         seed: of the head.
+        attributes: numbers read, as helpfulness and correctness; the score is their mean, or what
+            ``weights`` makes of them.
     """
 
     mean: Tensor
     std: Tensor
+    weights: Tensor
 
-    def __init__(self, backbone: LanguageModel, seed: int = 0) -> None:
+    def __init__(self, backbone: LanguageModel, seed: int = 0, attributes: int = 1) -> None:
         super().__init__()
         self.backbone = copy.deepcopy(backbone)
-        self.value = nn.Linear(backbone.width, 1, bias=False)
+        self.value = nn.Linear(backbone.width, attributes, bias=False)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             self.value.weight.normal_(std=0.02, generator=generator)
+        self.register_buffer("weights", torch.full((attributes,), 1 / attributes))
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("std", torch.ones(()))
         self.eval()
 
-    def raw(self, batch: Sequences) -> Tensor:
-        """Scores (B,) in the units of the training loss."""
+    def attributes(self, batch: Sequences) -> Tensor:
+        """What is read at the last token, (B, attributes)."""
         hidden = self.backbone.hidden(batch.ids, batch.attention_mask)
         last = batch.prompt_length + batch.lengths - 1
         rows = torch.arange(len(last), device=last.device)
-        out: Tensor = self.value(hidden[rows, last]).squeeze(-1)
+        out: Tensor = self.value(hidden[rows, last])
         return out
+
+    def raw(self, batch: Sequences) -> Tensor:
+        """Scores (B,) in the units of the training loss."""
+        return self.attributes(batch) @ self.weights
 
     def forward(self, batch: Sequences) -> Tensor:
         """Scores (B,) in units of the base samples' standard deviation."""
@@ -57,52 +67,137 @@ class RewardModel(nn.Module):
         self.mean.copy_(scores.mean())
         self.std.copy_(scores.std().clamp(min=1e-6))
 
+    @torch.no_grad()
+    def extrapolate(self, start: RewardModel, share: float) -> RewardModel:
+        """A model ``share`` of the way from ``start`` to this one further on (ExPO).
+
+        Paper: Wang et al. (2025), "HelpSteer2-Preference", section 4.
+        """
+        further = copy.deepcopy(self)
+        pairs = zip(further.parameters(), start.parameters(), strict=True)
+        for p, before in pairs:
+            p.add_(p - before, alpha=share)
+        return further
+
+
+class RewardTrainer:
+    """Fits a reward model to pairs, or to ratings of single responses.
+
+    Args:
+        model: trained in place.
+        data: pairs or ratings.
+        loss: one of ``REWARD_LOSSES`` for pairs, of ``RATING_LOSSES`` for ratings.
+        seed: of the order of the data.
+        batch_size: rows a step.
+        learning_rate: of AdamW.
+        score_l2: weight of the scores' squares; without it scores grow without bound on pairs
+            that can be separated.
+        centre: weight of ``centring``, for pairs.
+        **loss_kwargs: of the loss.
+
+    A trainer that is saved and loaded goes on exactly as if it had never stopped.
+    """
+
+    def __init__(
+        self,
+        model: RewardModel,
+        data: PairBatch | RatingBatch,
+        loss: str = "bt",
+        seed: int = 0,
+        batch_size: int = 128,
+        learning_rate: float = 1e-3,
+        score_l2: float = 1e-3,
+        centre: float = 0.0,
+        **loss_kwargs: Any,
+    ) -> None:
+        losses = REWARD_LOSSES if isinstance(data, PairBatch) else RATING_LOSSES
+        if loss not in losses:
+            raise ValueError(f"loss={loss!r}: expected one of {', '.join(losses)}")
+        self.model, self.data, self.loss, self.seed = model, data, losses[loss], seed
+        self.loss_kwargs, self.score_l2, self.centre = loss_kwargs, score_l2, centre
+        self.batch_size = min(batch_size, len(data))
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=learning_rate, fused=True)
+        self.num_steps = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that see nearly every row once."""
+        return len(self.data) // self.batch_size
+
+    def train(self, steps: int) -> dict[str, float]:
+        """Make ``steps`` more steps; the metrics of the last one."""
+        self.model.train()
+        numbers: dict[str, Tensor] = {}
+        last = self.num_steps + steps
+        for index in minibatches(len(self.data), self.batch_size, self.seed, self.num_steps, last):
+            batch = self.data.take(index)
+            if isinstance(batch, PairBatch):
+                total, numbers = self._pairs(batch)
+            else:
+                predicted = self.model.attributes(batch.responses)
+                each = self.loss(predicted, batch.ratings, **self.loss_kwargs)
+                total = (each * batch.weight).mean() + self.score_l2 * (predicted**2).mean()
+            numbers["train/loss"] = total.detach()
+            self.optimizer.zero_grad(set_to_none=True)
+            total.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self.num_steps += 1
+        self.model.eval()
+        return {k: float(v) for k, v in numbers.items()}
+
+    def _pairs(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        chosen, rejected = self.model.raw(batch.both).chunk(2)
+        each = self.loss(chosen, rejected, batch.strength, **self.loss_kwargs)
+        total = (each * batch.weight).mean()
+        total = total + self.score_l2 * (chosen**2 + rejected**2).mean()
+        total = total + self.centre * centring(chosen, rejected).mean()
+        return total, {"train/accuracy": (chosen > rejected).float().mean().detach()}
+
+    def save(self, path: str | Path) -> None:
+        """Write model, optimiser and step."""
+        content = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "num_steps": self.num_steps,
+        }
+        save_checkpoint(path, "reward trainer", content)
+
+    def load(self, path: str | Path) -> None:
+        """Go on from what ``save`` wrote; the arguments must be those of the saved trainer."""
+        content = load_checkpoint(path, "reward trainer")
+        self.model.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.num_steps = content["num_steps"]
+
 
 def train_reward_model(
-    data: PairBatch,
-    backbone: LanguageModel,
+    data: PairBatch | RatingBatch,
+    backbone: LanguageModel | RewardModel,
     loss: str = "bt",
     seed: int = 0,
     epochs: int = 3,
-    batch_size: int = 128,
-    learning_rate: float = 1e-3,
-    score_l2: float = 1e-3,
-    centre: float = 0.0,
-    **loss_kwargs: Any,
+    **kwargs: Any,
 ) -> RewardModel:
-    """Fit a reward model to pairs.
+    """Fit a reward model.
 
     Args:
-        data: the pairs.
-        backbone: where it starts.
-        loss: one of ``REWARD_LOSSES``.
+        data: pairs, or ratings.
+        backbone: where it starts; a reward model goes on from its head too, as scaled
+            Bradley-Terry does best from a regression (Wang et al. 2025, HelpSteer2-Preference).
+        loss: one of ``REWARD_LOSSES`` for pairs, of ``RATING_LOSSES`` for ratings.
         seed: of the head and of the order of the data.
         epochs: over the data.
-        batch_size: pairs a step.
-        learning_rate: of AdamW.
-        score_l2: weight of the scores' squares; without it scores grow without bound on data
-            that can be separated.
-        centre: weight of ``centring``.
-        **loss_kwargs: of the loss.
+        **kwargs: of ``RewardTrainer`` and of the loss.
     """
-    if loss not in REWARD_LOSSES:
-        raise ValueError(f"loss={loss!r}: expected one of {', '.join(REWARD_LOSSES)}")
-    model = RewardModel(backbone, seed)
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=True)
-    size = min(batch_size, len(data))
-    steps = epochs * (len(data) // size)
-    for index in minibatches(len(data), size, seed, 0, steps):
-        batch = data.take(index)
-        chosen, rejected = model.raw(batch.both).chunk(2)
-        each = REWARD_LOSSES[loss](chosen, rejected, batch.strength, **loss_kwargs)
-        total = (each * batch.weight).mean()
-        total = total + score_l2 * (chosen**2 + rejected**2).mean()
-        total = total + centre * centring(chosen, rejected).mean()
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    return model.eval()
+    if isinstance(backbone, RewardModel):
+        model = copy.deepcopy(backbone)
+    else:
+        attributes = data.ratings.shape[1] if isinstance(data, RatingBatch) else 1
+        model = RewardModel(backbone, seed, attributes)
+    trainer = RewardTrainer(model, data, loss, seed, **kwargs)
+    trainer.train(epochs * trainer.steps_per_epoch)
+    return model
 
 
 @torch.no_grad()
@@ -113,30 +208,6 @@ def margins(model: RewardModel, data: PairBatch, batch_size: int = 1024) -> Tens
         chosen, rejected = model.raw(data.take(index).both).chunk(2)
         found.append(chosen - rejected)
     return torch.cat(found)
-
-
-def preference_strength(
-    data: PairBatch, backbone: LanguageModel, models: int = 10, folds: int = 5, **kwargs: Any
-) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (N,) of the margin over models that did not see the pair.
-
-    Without cross-fitting every model would agree with the labels that it was trained on.
-
-    Paper: Wang et al. (2024), "Secrets of RLHF in large language models part II", section 2.
-    """
-    if folds < 2:
-        raise ValueError(f"folds={folds}: expected at least 2, or a model scores its own pairs")
-    per_fold = max(1, models // folds)
-    found = torch.empty(per_fold, len(data))
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
-    for i, held in enumerate(order.chunk(folds)):
-        seen = torch.ones(len(data), dtype=torch.bool)
-        seen[held] = False
-        for j in range(per_fold):
-            train = data.take(seen.nonzero().squeeze(1))
-            model = train_reward_model(train, backbone, seed=i * per_fold + j, **kwargs)
-            found[j, held] = margins(model, data.take(held))
-    return found.mean(0), found.std(0) if per_fold > 1 else torch.zeros(len(data))
 
 
 class SequenceReward(RewardFunction):

@@ -11,6 +11,7 @@ import torch
 
 from rewardzoo import Transition
 from rewardzoo.rewards import Clip
+from rewardzoo.rlhf.denoising import preference_strength
 from rewardzoo.rlhf.ensembles import Ensemble
 from rewardzoo.rlhf.evaluation import accuracy, auroc
 from rewardzoo.rlhf.iterative import SuperHF, best_of_n
@@ -21,7 +22,6 @@ from rewardzoo.rlhf.reward_models import (
     RewardModel,
     SequenceReward,
     margins,
-    preference_strength,
     sequences_of,
     train_reward_model,
 )
