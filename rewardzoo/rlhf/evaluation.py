@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -80,16 +80,6 @@ def accuracy(margins: ArrayLike) -> float:
     return float(((m > 0) + 0.5 * (m == 0)).mean())
 
 
-def ece(confidence: ArrayLike, correct: ArrayLike, bins: int = 10) -> float:
-    """Expected calibration error over equal-width bins of confidence in [0, 1]."""
-    p, y = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
-    if ((p < 0) | (p > 1)).any():
-        raise ValueError(f"confidence: {p[(p < 0) | (p > 1)][0]} is outside [0, 1]")
-    at = np.minimum((p * bins).astype(int), bins - 1)
-    gap = np.bincount(at, y - p, bins)
-    return float(np.abs(gap).sum() / len(p))
-
-
 def auroc(score: ArrayLike, label: ArrayLike) -> float:
     """P(the score of a positive exceeds that of a negative), ties counted half."""
     from scipy.stats import rankdata
@@ -133,6 +123,50 @@ def contrast_consistency(scores: ArrayLike) -> dict[str, float]:
         "response": float((right > other_response).mean()),
         "instruction": float((right > other_instruction).mean()),
     }
+
+
+def by_subset(
+    correct: ArrayLike, subsets: Sequence[str], sections: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, float]:
+    """Accuracy by category as RewardBench has it, and ``score``, the mean of the sections.
+
+    Args:
+        correct: (N,) 1, .5 for ties, or 0.
+        subsets: (N,) category of each pair.
+        sections: from a section to its categories, which it weighs by their pairs; without, every
+            category is a section.
+
+    Paper: Lambert et al. (2024), "RewardBench: evaluating reward models for language modeling".
+    """
+    y, of = np.asarray(correct, np.float64), np.asarray(subsets, dtype=object)
+    found = {str(name): float(y[of == name].mean()) for name in sorted(set(subsets))}
+    parts = {name: [name] for name in found} if sections is None else sections
+    scores = []
+    for section, names in parts.items():
+        if unknown := set(names) - set(found):
+            raise ValueError(f"sections: {section!r} has {sorted(unknown)[0]!r}, which no pair has")
+        scores.append(float(y[np.isin(of, list(names))].mean()))
+        found[section] = scores[-1]
+    return {**found, "score": float(np.mean(scores))}
+
+
+def length_controlled_win_rate(wins: ArrayLike, longer: ArrayLike) -> float:
+    """The win rate that a logistic regression expects between responses of equal length.
+
+    Args:
+        wins: (N,) 1, .5 for ties, or 0.
+        longer: (N,) tokens of the response minus tokens of the one it is compared with.
+
+    Paper: Dubois et al. (2024), "Length-controlled AlpacaEval", without its term for prompts.
+    """
+    y, x = np.asarray(wins, np.float64), np.asarray(longer, np.float64)
+    x = np.stack([np.ones_like(x), x / (x.std() + 1e-12)], 1)
+    w = np.zeros(2)
+    for _ in range(50):  # Newton's steps, with a ridge where the two can be separated
+        p = 1 / (1 + np.exp(-(x @ w)))
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + 1e-6 * len(y) * np.eye(2)
+        w = w + np.linalg.solve(hessian, x.T @ (y - p) - 1e-6 * len(y) * w)
+    return float(1 / (1 + np.exp(-w[0])))
 
 
 def wilson(wins: float, n: int, z: float = 1.959964) -> tuple[float, float]:

@@ -13,10 +13,11 @@ from rewardzoo.rlhf.evaluation import (
     accuracy,
     auroc,
     bon_curve,
+    by_subset,
     contrast_consistency,
-    ece,
     fit_scaling_law,
     kl_bon,
+    length_controlled_win_rate,
     one_to_many,
     overoptimisation,
     pass_at_k,
@@ -92,13 +93,26 @@ def test_contrast_consistency_counts_both_directions():
     assert noise["response"] == pytest.approx(0.5, abs=0.02)
 
 
-def test_calibration_of_calibrated_and_of_overconfident_answers():
+def test_categories_are_weighed_by_pairs_in_a_section_and_equally_in_the_score():
+    correct, subsets = [1, 1, 0, 0.5], ["a", "a", "a", "b"]
+    assert by_subset(correct, subsets) == {
+        "a": pytest.approx(2 / 3),
+        "b": 0.5,
+        "score": pytest.approx(7 / 12),
+    }
+    assert by_subset(correct, subsets, {"all": ["a", "b"]})["score"] == 2.5 / 4
+    with pytest.raises(ValueError, match="'c'"):
+        by_subset(correct, subsets, {"all": ["a", "c"]})
+
+
+def test_a_win_rate_at_equal_length_takes_away_what_length_buys():
     rng = np.random.default_rng(0)
-    p = rng.random(100_000)
-    assert ece(p, rng.random(100_000) < p) < 5 * math.sqrt(10 / 100_000)
-    assert ece(np.full(10, 0.9), np.zeros(10)) == pytest.approx(0.9)
-    with pytest.raises(ValueError, match="1.5"):
-        ece([1.5], [1])
+    longer = rng.normal(3, 2, 20_000)
+    wins = rng.random(20_000) < 1 / (1 + np.exp(-(0.4 + 0.5 * longer)))
+    expected = 1 / (1 + math.exp(-0.4))
+    assert wins.mean() > expected + 0.15
+    assert length_controlled_win_rate(wins, longer) == pytest.approx(expected, abs=0.03)
+    assert length_controlled_win_rate(longer > 0, longer) == pytest.approx(0.5, abs=0.2)
 
 
 def test_auroc_and_accuracy_count_ties_half():

@@ -1,0 +1,77 @@
+"""Calibration: what is calibrated has no error, what is not has the error that it was given."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rewardzoo.rlhf.calibration import (
+    brier,
+    ece,
+    fit_temperature,
+    preference_calibration,
+    squared_ece,
+)
+
+
+@pytest.mark.parametrize("equal_mass", [False, True])
+def test_calibrated_answers_have_an_error_that_vanishes_like_the_root_of_bins_over_n(equal_mass):
+    rng = np.random.default_rng(0)
+    for n in (1_000, 100_000):
+        p = rng.random(n)
+        found = ece(p, rng.random(n) < p, equal_mass=equal_mass)
+        assert found < 2 * math.sqrt(10 / n)  # the mean of |N(0, p(1-p) 10/n)| is below a third
+
+
+def test_overconfident_answers_have_the_error_of_their_confidence():
+    assert ece(np.full(10, 0.9), np.zeros(10)) == pytest.approx(0.9)
+    assert ece(np.full(10, 0.9), np.zeros(10), equal_mass=True) == pytest.approx(0.9)
+    assert brier(np.full(10, 0.9), np.zeros(10)) == pytest.approx(0.81)
+    with pytest.raises(ValueError, match="1.5"):
+        ece([1.5], [1])
+
+
+def test_the_squared_error_has_no_bias_where_the_plain_one_has():
+    rng = np.random.default_rng(1)
+    plain, squared = [], []
+    for _ in range(400):
+        p = np.repeat([0.2, 0.5, 0.8], 20)
+        y = rng.random(60) < p
+        plain.append(ece(p, y))
+        squared.append(squared_ece(p, y, bins=3))
+    error = 5 * np.std(squared) / 20
+    assert np.mean(plain) > 0.03 and abs(np.mean(squared)) < error
+    off = [squared_ece(np.full(60, 0.5), rng.random(60) < 0.8, bins=3) for _ in range(400)]
+    assert np.mean(off) == pytest.approx(0.09, abs=5 * np.std(off) / 20)
+
+
+def test_a_reward_models_scale_is_found_and_undone():
+    rng = np.random.default_rng(0)
+    truth = 2 * rng.normal(size=50_000)
+    sign = np.where(rng.random(50_000) < 1 / (1 + np.exp(-truth)), 1, -1)
+    margins = 5 * truth * sign  # as if trained until its scores were five times too large
+    temperature = fit_temperature(margins)
+    assert temperature == pytest.approx(5.0, rel=0.05)
+    before, after = preference_calibration(margins), preference_calibration(margins, temperature)
+    assert after["ece"] < 0.02 < 0.1 < before["ece"]
+    assert after["log_loss"] < before["log_loss"] and after["brier"] < before["brier"]
+
+
+def test_margins_that_say_nothing_have_no_temperature():
+    assert fit_temperature(np.array([-1.0, 1.0])) == math.inf
+    assert fit_temperature(np.array([-2.0, 1.0])) == math.inf
+    assert fit_temperature(np.array([2.0, 1.0])) < 0.01  # every pair is in the right order
+    assert preference_calibration(np.zeros(4))["log_loss"] == pytest.approx(math.log(2))
+
+
+@given(st.lists(st.floats(-20, 20), min_size=3, max_size=30))
+def test_no_other_temperature_has_a_smaller_loss(margins):
+    best = fit_temperature(margins)
+    least = preference_calibration(margins, best)["log_loss"]
+    for factor in (0.5, 0.9, 1.1, 2.0):
+        other = best * factor if math.isfinite(best) else factor
+        assert least <= preference_calibration(margins, other)["log_loss"] + 1e-9
