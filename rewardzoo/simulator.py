@@ -27,6 +27,7 @@ from .workers import (
     RESET,
     STEP,
     Board,
+    InProcess,
     Job,
     Worker,
     WorkerError,
@@ -58,7 +59,8 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     Args:
         num_envs: N.
         engine: makes an ``Engine``: a callable, or ``"module:name"``.
-        num_workers: processes; default: one for each processor core, at most N.
+        num_workers: processes; default: one for each processor core, at most N. 0 steps all worlds
+            in the caller's process, where an engine's errors are raised.
         device: where the tensors live.
         max_episode_steps: truncate after so many steps; None never truncates.
         autoreset_mode: one of Gymnasium's three modes, by value or by name.
@@ -82,10 +84,10 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         timeout: float = 60.0,
         **kwargs: Any,
     ) -> None:
-        for name, value in (("num_envs", num_envs), ("num_workers", num_workers),
-                            ("max_episode_steps", max_episode_steps)):  # fmt: skip
-            if value is not None and not value >= 1:
-                raise ValueError(f"{name}={value}: expected an integer >= 1")
+        for name, value, low in (("num_envs", num_envs, 1), ("num_workers", num_workers, 0),
+                                 ("max_episode_steps", max_episode_steps, 1)):  # fmt: skip
+            if value is not None and not value >= low:
+                raise ValueError(f"{name}={value}: expected an integer >= {low}")
         if not timeout > 0:
             raise ValueError(f"timeout={timeout}: expected a number of seconds > 0")
         self.device = check_device(device)
@@ -103,7 +105,7 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.action_space = batch_space(probe.action_space, num_envs)
         self.info_fields = dict(probe.info_fields)
 
-        count = min(num_workers or cores(), num_envs)
+        count = max(1, min(cores() if num_workers is None else num_workers, num_envs))
         board = Board(board_layout(probe, num_envs, count))
         probe.close()
         self._arrays = arrays = board.arrays()
@@ -114,12 +116,12 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         same, following = mode is AutoresetMode.SAME_STEP, mode is AutoresetMode.NEXT_STEP
         limit = max_episode_steps or 1 << 62
         arrays["seed"][:] = -1
-        self.workers = [
-            Worker(
-                Job(make, kwargs, range(*bounds[w : w + 2]), board, same, following, limit, w),
-                timeout,
-            )
+        jobs = [
+            Job(make, kwargs, range(*bounds[w : w + 2]), board, same, following, limit, w)
             for w in range(count)
+        ]
+        self.workers: Any = [
+            InProcess(job) if num_workers == 0 else Worker(job, timeout) for job in jobs
         ]
         self._finalizer = weakref.finalize(self, _stop, self.workers)
         self._obs: Any = None

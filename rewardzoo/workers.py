@@ -197,6 +197,47 @@ class Worker:
         self.pipe.close()
 
 
+class InProcess:
+    """``Worker`` without a process: its engines step in the caller's, and raise there.
+
+    For few worlds that step fast: waking a process takes longer than a step of theirs.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.pipe = job, self
+        self.name = f"rows {job.rows.start} to {job.rows.stop - 1}"
+        self.rows = _Rows(job)
+        self._frames: list[Any] = []
+
+    def send(self, command: Any) -> None:
+        """Do it at once; what is no command is the mode in which frames are asked for."""
+        if command == STEP:
+            self.rows.step()
+        elif command == RESET:
+            self.rows.reset()
+        elif isinstance(command, str):
+            self._frames = [engine.render(command) for engine in self.rows.engines]
+
+    def recv(self) -> list[Any]:
+        """The frames."""
+        return self._frames
+
+    def wait(self) -> str:
+        """Nothing to wait for."""
+        return ""
+
+    def kill(self) -> None:
+        """There is no process."""
+
+    def start(self) -> None:
+        """Make the engines anew."""
+        self.rows = _Rows(self.job)
+
+    def stop(self) -> None:
+        """Close the engines."""
+        self.rows.close()
+
+
 def _serve(job: Job, go: Any, done: Any, pipe: Any, parent: int) -> None:
     """What the worker process runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller gets it too, and ends us
