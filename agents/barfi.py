@@ -1,0 +1,251 @@
+"""BARFI: learn the reward with which a learner does what was meant (Gupta et al. 2023).
+
+    outer:  max over phi, c of  J(theta(phi, c)) - reward_penalty |phi|^2 - gamma_penalty gamma_phi
+    inner:  theta(phi, c):  Delta(theta, phi, c) = 0
+
+J is the return of the primary reward, Delta the update direction of REINFORCE from old episodes
+(``reinforce.py``) on the alignment reward (``rewardzoo.rewards.alignment``) with the discount
+``gamma_phi = sigmoid(c)``. So phi also learns to undo what is wrong with the learner itself.
+
+Every round plays one episode in every environment; then phi and c take one step along the
+hypergradient (``common/implicit.py``), of which dJ/dtheta is estimated from the round's episodes
+and the rest from older ones, and then theta takes ``updates`` steps.
+
+Beside the paper: weights start at the plain sum of both rewards; the penalty is the squared norm,
+whose gradient exists at 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewardzoo.registration import register_agent
+from rewardzoo.rewards.alignment import AlignmentReward
+from rewardzoo.rewards.wrappers import VectorRewardWrapper
+
+from .common.agent import Env
+from .common.collector import Rollout
+from .common.episodes import Episodes, discounted_returns
+from .common.hyperparameters import hyper
+from .common.implicit import Hypergradient, Parameters, hypergradient, unrolled
+from .reinforce import Reinforce, ReinforceHyperparameters
+
+_OUTER = 1 << 20  # draws of the outer step, apart from those of the updates
+_PATIENCE = 20
+
+
+@dataclass(frozen=True)
+class BARFIHyperparameters(ReinforceHyperparameters):
+    """Defaults: those of Gupta et al. (2023) for their maze."""
+
+    off_policy: bool = hyper(True, "learn from old episodes, without correcting for their age")
+    reward_learning_rate: float = hyper(5e-3, "of RMSprop on phi; 0 leaves it as it is", 0.0)
+    gamma_learning_rate: float = hyper(5e-3, "of RMSprop on c; 0 leaves it as it is", 0.0)
+    reward_penalty: float = hyper(0.0, "on the squared norm of phi", 0.0)
+    gamma_penalty: float = hyper(0.0, "on gamma_phi", 0.0)
+    solver: str = hyper("neumann", "of the hypergradient: neumann, cg or unrolled")
+    terms: int = hyper(5, "of the series, or steps of cg", 0)
+    step: float | None = hyper(5e-4, "of the series; None estimates the best", 0.0)
+    power_iterations: int = hyper(0, "to check or estimate that step", 0)
+    damping: float = hyper(0.0, "of the solver", 0.0)
+    outer_episodes: int = hyper(15, "old episodes of a run from which Delta is estimated", 1)
+    auxiliary: str = hyper("reward", "or baseline: what r_aux is, subtracted from its return")
+
+
+@register_agent("barfi")
+class BARFI(Reinforce):
+    """Learns an ``AlignmentReward`` and, from it, a policy.
+
+    The environment must pay one: ``VectorRewardWrapper(envs, AlignmentReward(auxiliary))``.
+
+    Args:
+        env: as for ``Reinforce``.
+        seed: of a single run.
+        device: as for ``Reinforce``.
+        seeds: one a run, as for ``Reinforce``; the reward function's ``runs`` are as many.
+        **hyperparameters: by name.
+
+    Raises:
+        ValueError: if the environment pays no alignment reward.
+
+    Paper: Gupta, Chandak, Jordan, Thomas, Castro da Silva (2023), "Behavior Alignment via Reward
+    Function Optimization", NeurIPS.
+    """
+
+    Hyperparameters: type[Any] = BARFIHyperparameters
+    parts = (*Reinforce.parts, "weights", "outer_optimizer")
+
+    def __init__(
+        self,
+        env: Env,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        seeds: Sequence[int] | None = None,
+        **hyperparameters: Any,
+    ) -> None:
+        super().__init__(env, seed, device, seeds, **hyperparameters)
+        hp = self.hp
+        if hp.solver not in ("neumann", "cg", "unrolled"):
+            raise ValueError(f"solver={hp.solver!r}: expected neumann, cg or unrolled")
+        if hp.auxiliary not in ("reward", "baseline"):
+            raise ValueError(f"auxiliary={hp.auxiliary!r}: expected reward or baseline")
+        self.reward = _alignment_reward(self.envs)
+        if self.reward.runs != len(self.seeds):
+            raise ValueError(f"runs={self.reward.runs} of the reward: expected {len(self.seeds)}")
+        self.reward.collecting = True
+        self.weights = self.reward.weights
+        self.outer_optimizer = torch.optim.RMSprop(
+            [
+                {"params": [self.weights.phi], "lr": hp.reward_learning_rate},
+                {"params": [self.weights.c], "lr": self._gamma_learning_rate},
+            ],
+            alpha=0.99,
+            maximize=True,
+        )
+        self._trail: tuple[Tensor, list[Episodes]] | None = None
+        self._failures = torch.zeros(len(self.seeds), device=self.device)
+
+    @property
+    def _gamma_learning_rate(self) -> float:
+        return float(self.hp.gamma_learning_rate) if self.reward.learn_gamma else 0.0
+
+    # ---- the inner problem -------------------------------------------------------------------
+
+    def rewards(self, rollouts: list[Rollout]) -> Tensor:
+        """The primary and the auxiliary reward, (T, N, 2)."""
+        return self.reward.collected()
+
+    def returns(self, episodes: Episodes) -> Tensor:
+        """Of the alignment reward, (R, E, T)."""
+        return self._returns(episodes, (self.weights.phi.detach(), self.weights.c.detach()))
+
+    def _returns(self, episodes: Episodes, outer: Parameters) -> Tensor:
+        phi, c = outer
+        runs, count, steps = episodes.live.shape
+        if self.hp.auxiliary == "baseline":
+            primary, auxiliary = episodes.rewards.unbind(-1)
+            return discounted_returns(primary, self.hp.gamma) - auxiliary
+        x = self.reward.features(episodes.obs).reshape(runs, count * steps, -1)
+        paid = self.reward.combine(phi, x, episodes.rewards.reshape(runs, count * steps, 2))
+        # The weights are not 0 on the padding.
+        paid = paid.reshape(runs, count, steps) * episodes.live
+        return discounted_returns(paid, self.reward.discount(c)[:, None, None])
+
+    def direction(self, episodes: Episodes, theta: Tensor, outer: Parameters) -> Tensor:
+        """Delta, (R, P), with a graph to theta, phi and c."""
+        weight = self._returns(episodes, outer)
+        total = self.surrogate(theta, episodes, weight, self.hp.ent_coef).sum()
+        return torch.autograd.grad(total, theta, create_graph=True)[0]
+
+    def learn_from(self, newest: Episodes) -> dict[str, Tensor]:
+        """The outer step, from the second round of old episodes on, then the inner ones."""
+        hp, learned = self.hp, {}
+        if self.rounds_of_old > 0 and (hp.reward_learning_rate or self._gamma_learning_rate):
+            learned = self.improve(newest)
+        if hp.solver == "unrolled":
+            self._trail = (self.network.theta.detach().clone(), [])
+        return {**learned, **super().learn_from(newest)}
+
+    def _ascend(self, episodes: Episodes) -> Tensor:
+        if self._trail is not None:
+            self._trail[1].append(episodes)
+        return super()._ascend(episodes)
+
+    # ---- the outer problem -------------------------------------------------------------------
+
+    def improve(self, newest: Episodes) -> dict[str, Tensor]:
+        """One step of phi and c; returns metrics."""
+        found = self.hypergradient(newest)
+        phi, c = self.weights.phi, self.weights.c
+        gamma = self.reward.discount(c.detach())
+        gradients = (
+            found.gradient[0] - 2.0 * self.hp.reward_penalty * phi.detach(),
+            found.gradient[1] - self.hp.gamma_penalty * gamma * (1.0 - gamma),
+        )
+        finite = torch.isfinite(gradients[0]).all(-1) & torch.isfinite(gradients[1])
+        self._count_failures(finite)
+        phi.grad = torch.where(finite.unsqueeze(-1), gradients[0], 0.0)
+        c.grad = torch.where(finite, gradients[1], 0.0)
+        self.outer_optimizer.step()
+        self.reward.version += 1
+        return {
+            "outer_distance": found.distance.mean(),
+            "outer_error": found.error.mean(),
+            "outer_skipped": finite.logical_not().float().mean(),
+            "gamma_phi": self.reward.discount(c.detach()).mean(),
+        }
+
+    def hypergradient(self, newest: Episodes) -> Hypergradient:
+        """dJ/dphi and dJ/dc where the learner stands, before penalties."""
+        hp, theta = self.hp, self.network.theta.detach()
+        outer = (self.weights.phi.detach(), self.weights.c.detach())
+        goal = discounted_returns(newest.rewards[..., 0], hp.gamma)
+
+        def outer_gradient(theta: Tensor) -> Tensor:
+            with torch.enable_grad():
+                theta = theta.detach().requires_grad_()
+                total = self.surrogate(theta, newest, goal, 0.0).sum()
+                return torch.autograd.grad(total, theta)[0]
+
+        if hp.solver == "unrolled":
+            return self._unrolled(outer_gradient, outer)
+        old = self.buffer.draw(self._batch_rng(_OUTER), hp.outer_episodes, newest=self.episodes)
+        return hypergradient(
+            lambda theta, outer: self.direction(old, theta, outer),
+            outer_gradient(theta),
+            theta,
+            outer,
+            hp.solver,
+            hp.terms,
+            hp.step,
+            hp.power_iterations,
+            hp.damping,
+            tolerance=None,
+        )
+
+    def _unrolled(self, outer_gradient: Any, outer: Parameters) -> Hypergradient:
+        """Through the updates of the last round, with RMSprop's scale as it is now."""
+        assert self._trail is not None
+        start, batches = self._trail
+        scale = self.optimizer.state[self.network.theta]["square_avg"].sqrt() + 1e-8
+        rate = self.optimizer.param_groups[0]["lr"] / scale
+        steps = [
+            lambda theta, outer, batch=batch: self.direction(batch, theta, outer)
+            for batch in batches
+        ]
+        gradient = unrolled(steps, outer_gradient, start, outer, rate)
+        nothing = torch.full((len(self.seeds),), torch.nan, device=self.device)
+        return Hypergradient(gradient, nothing, nothing, nothing)
+
+    def _count_failures(self, finite: Tensor) -> None:
+        """Stop where skipping does not help.
+
+        Raises:
+            FloatingPointError: when a run's hypergradient was not finite for the 20th time on end.
+        """
+        self._failures = torch.where(finite, 0.0, self._failures + 1.0)
+        if bool((self._failures >= _PATIENCE).any()):
+            run = int(self._failures.argmax())
+            raise FloatingPointError(
+                f"barfi: the hypergradient of run {run} (seed {self.seeds[run]}) was not finite "
+                f"{_PATIENCE} times on end: lower step, learning_rate or reward_learning_rate, or "
+                "raise reward_penalty"
+            )
+
+
+def _alignment_reward(env: Any) -> AlignmentReward:
+    while not isinstance(env, VectorRewardWrapper) and hasattr(env, "env"):
+        env = env.env
+    fn = getattr(env, "reward_function", None)
+    if not isinstance(fn, AlignmentReward):
+        raise ValueError(
+            "env: barfi learns an alignment reward, and this environment pays none; wrap it with "
+            "VectorRewardWrapper(envs, AlignmentReward(auxiliary)), or on the command line "
+            "--reward 'alignment(maze_lure())'"
+        )
+    return fn
