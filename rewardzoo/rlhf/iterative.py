@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from .decoder import LanguageModel
-from .sampling import sample
+from .sampling import Prompts, repeated, sample
 from .sequences import Sequences, completion_logits, gather_logps
+from .trainer import Metrics, Trainer
 
 DIRECTIONS = ("forward", "reverse")
 
@@ -18,26 +19,27 @@ DIRECTIONS = ("forward", "reverse")
 @torch.no_grad()
 def best_of_n(
     policy: LanguageModel,
-    prompts: Tensor,
+    prompts: Tensor | tuple[Tensor, Tensor],
     reward: Callable[[Sequences], Tensor],
     n: int,
     new_tokens: int,
     generator: torch.Generator,
 ) -> Sequences:
-    """The best of ``n`` completions of each prompt."""
-    batch = sample(policy, prompts.repeat_interleave(n, 0), new_tokens, generator)
+    """The best of ``n`` completions of each prompt; prompts as ``Prompts`` gives them."""
+    rows, mask = repeated(prompts, n)
+    batch = sample(policy, rows, new_tokens, generator, mask)
     best = reward(batch).view(-1, n).argmax(1)
-    return batch.rows(best + n * torch.arange(len(prompts), device=best.device))
+    return batch.rows(best + n * torch.arange(len(best), device=best.device))
 
 
-class SuperHF:
+class SuperHF(Trainer):
     """Fits a policy to the best of its own samples, held near where it began.
 
     Args:
         policy: trained in place.
         ref: reference policy; None copies the policy.
         reward: scores (B,) of ``Sequences``.
-        prompts: (n, generator) to prompts (n, P).
+        prompts: (n, generator) to prompts (n, P), or to those and their mask.
         n: samples a prompt.
         batch_size: prompts a step.
         new_tokens: longest completion.
@@ -49,12 +51,14 @@ class SuperHF:
     Paper: Mukobi et al. (2023), "SuperHF: supervised iterative learning from human feedback".
     """
 
+    kind = "superhf"
+
     def __init__(
         self,
         policy: LanguageModel,
         ref: LanguageModel | None,
         reward: Callable[[Sequences], Tensor],
-        prompts: Callable[[int, torch.Generator], Tensor],
+        prompts: Prompts,
         n: int = 16,
         batch_size: int = 32,
         new_tokens: int = 16,
@@ -70,13 +74,16 @@ class SuperHF:
         self.n, self.batch_size, self.new_tokens = n, batch_size, new_tokens
         self.kl, self.kl_direction, self.seed = kl, kl_direction, seed
         self.optimizer = torch.optim.AdamW(
-            policy.parameters(), lr=learning_rate, weight_decay=0.0, fused=True
+            [p for p in policy.parameters() if p.requires_grad],
+            lr=learning_rate,
+            weight_decay=0.0,
+            fused=True,
         )
-        self.num_steps = 0
+        self.parts = {"policy": policy, "optimizer": self.optimizer}
 
-    def train(self, steps: int) -> dict[str, float]:
+    def train(self, steps: int) -> Metrics:
         """Make ``steps`` more steps; the metrics of the last one."""
-        metrics: dict[str, float] = {}
+        metrics: Metrics = {}
         for _ in range(steps):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.num_steps)
             prompts = self.prompts(self.batch_size, generator)

@@ -133,6 +133,11 @@ def dno(s: Scores, beta: float = 0.1) -> Tensor:
     return -p * F.logsigmoid(z) - (1 - p) * F.logsigmoid(-z)
 
 
+def sft(s: Scores) -> Tensor:
+    """``-lp_w / n_w``: maximum likelihood of the chosen, nats a token."""
+    return -s.chosen / s.n_chosen
+
+
 def chi2_penalty(log_ratio: Tensor) -> Tensor:
     """``e**l + e**-l - 2`` of log-ratios l (B,), linear beyond |l| = 10.
 
@@ -146,5 +151,5 @@ def chi2_penalty(log_ratio: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
-    f.__name__: f for f in (dpo, ipo, slic, simpo, cpo, rpo, vpo, mmdpo, dno)
+    f.__name__: f for f in (dpo, ipo, slic, simpo, cpo, rpo, vpo, mmdpo, dno, sft)
 }

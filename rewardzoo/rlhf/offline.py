@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checkpoint import load_checkpoint, save_checkpoint
 from .decoder import LanguageModel
 from .losses import LOSSES, Scores
 from .pairs import PairBatch, minibatches
 from .sequences import sequence_logps
+from .trainer import Metrics, Trainer
 
-Metrics = dict[str, float]
 
-
-class OfflineTrainer:
+class OfflineTrainer(Trainer):
     """Trains a policy on pairs; what the reference says about them is computed once.
 
     Args:
@@ -31,9 +28,9 @@ class OfflineTrainer:
         max_grad_norm: clips gradients.
         seed: of the order of the data.
         **loss_kwargs: of the loss, as ``beta=.1``.
-
-    A trainer that is saved and loaded goes on exactly as if it had never stopped.
     """
+
+    kind = "offline"
 
     def __init__(
         self,
@@ -59,7 +56,7 @@ class OfflineTrainer:
         self.loss_kwargs = loss_kwargs
         trained = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0, fused=True)
-        self.num_steps = 0
+        self.parts = {"policy": policy, "optimizer": self.optimizer}
         self.ref_chosen, self.ref_rejected = reference_logps(ref, data)
 
     def train(
@@ -105,22 +102,6 @@ class OfflineTrainer:
                 "train/accuracy": (scores.delta > 0).float().mean(),
                 "train/grad_norm": norm,
             }
-
-    def save(self, path: str | Path) -> None:
-        """Write policy, optimiser and step."""
-        content = {
-            "policy": self.policy.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "num_steps": self.num_steps,
-        }
-        save_checkpoint(path, "offline", content)
-
-    def load(self, path: str | Path) -> None:
-        """Go on from what ``save`` wrote; the arguments must be those of the saved trainer."""
-        content = load_checkpoint(path, "offline")
-        self.policy.load_state_dict(content["policy"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.num_steps = content["num_steps"]
 
 
 @torch.no_grad()

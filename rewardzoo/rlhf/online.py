@@ -5,22 +5,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import load_checkpoint, save_checkpoint
 from .decoder import LanguageModel
 from .losses import chi2_penalty
-from .policy_gradient import clipped, gae, grpo, kept_by_filter, p3o, rloo, whiten
-from .sampling import sample
+from .policy_gradient import clipped, gae, grpo, kept_by_filter, kl_estimates, p3o, rloo, whiten
+from .process_rewards import prime_advantage
+from .sampling import Prompts, repeated, sample
 from .sequences import Sequences, token_logps
+from .trainer import Metrics, Trainer
 
-Metrics = dict[str, float]
-ALGORITHMS = ("rloo", "grpo", "ppo", "p3o")
+ALGORITHMS = ("rloo", "grpo", "ppo", "p3o", "prime")
 FILTERS = ("all", "best", "best_random", "best_worst")
+KL_LOSSES = ("reward", "k2", "k3")
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,21 @@ class OnlineConfig:
     """Hyperparameters of ``OnlineTrainer``.
 
     Args:
-        algorithm: rloo, grpo, ppo (with a critic), or p3o (k = 2).
+        algorithm: rloo, grpo, ppo (with a critic), p3o (k = 2), or prime, whose reward has
+            ``token_rewards`` of its own as ``Prime`` does.
         k: completions a prompt.
         prompts: a step.
         new_tokens: longest completion.
         learning_rate: of AdamW.
-        kl: coefficient of the KL from the reference: k1 in the reward.
+        kl: coefficient of the KL from the reference.
+        kl_loss: reward (k1, in the reward), or an estimate in the loss, summed over tokens: k2,
+            which has the gradient of every step's KL(pi || ref), or k3, as in GRPO, which has
+            that of KL(ref || pi).
         chi2: coefficient of the square root of the chi-squared penalty, in the loss.
         epochs: passes over a rollout.
         clip: of probability ratios.
         gae_lambda: of ppo.
+        process: weight of prime's process advantages.
         keep: policy filtration: all, best, best_random or best_worst of the k.
         missing_eos: taken from the reward of completions that do not end.
         max_grad_norm: clips gradients.
@@ -50,10 +55,12 @@ class OnlineConfig:
     new_tokens: int = 16
     learning_rate: float = 2e-4
     kl: float = 0.0
+    kl_loss: str = "reward"
     chi2: float = 0.0
     epochs: int = 1
     clip: float = 0.2
     gae_lambda: float = 0.95
+    process: float = 5.0
     keep: str = "all"
     missing_eos: float = 0.0
     max_grad_norm: float = 1.0
@@ -65,14 +72,16 @@ class OnlineConfig:
             raise ValueError(f"algorithm={self.algorithm!r}: expected one of {expected}")
         if self.keep not in FILTERS:
             raise ValueError(f"keep={self.keep!r}: expected one of {', '.join(FILTERS)}")
+        if self.kl_loss not in KL_LOSSES:
+            raise ValueError(f"kl_loss={self.kl_loss!r}: expected one of {', '.join(KL_LOSSES)}")
         if self.k < 2 or (self.algorithm == "p3o" and (self.k != 2 or self.keep != "all")):
             raise ValueError(f"k={self.k}: expected 2 for p3o, which keeps all, else 2 or more")
-        for name in ("kl", "chi2", "missing_eos"):
+        for name in ("kl", "chi2", "missing_eos", "process"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a number >= 0")
 
 
-class OnlineTrainer:
+class OnlineTrainer(Trainer):
     """Trains a policy on rewards of its own samples.
 
     Args:
@@ -80,18 +89,19 @@ class OnlineTrainer:
         ref: reference policy, frozen.
         reward: scores (B,) of ``Sequences``; one with ``update`` learns after each step from what
             it scored, and one with ``state_dict`` is saved with the trainer.
-        prompts: (n, generator) to prompts (n, P).
+        prompts: (n, generator) to prompts (n, P), or to those and their mask (n, P) where some
+            are padded on the left.
         config: hyperparameters.
-
-    A trainer that is saved and loaded goes on exactly as if it had never stopped.
     """
+
+    kind = "online"
 
     def __init__(
         self,
         policy: LanguageModel,
         ref: LanguageModel,
         reward: Callable[[Sequences], Tensor],
-        prompts: Callable[[int, torch.Generator], Tensor],
+        prompts: Prompts,
         config: OnlineConfig,
     ) -> None:
         if ref.vocab_size != policy.vocab_size:
@@ -109,7 +119,11 @@ class OnlineTrainer:
             trained, lr=config.learning_rate, weight_decay=0.0, fused=True
         )
         self._trained = trained
-        self.num_steps = 0
+        self.parts = {"policy": policy, "optimizer": self.optimizer}
+        if self.critic is not None:
+            self.parts["critic"] = self.critic
+        if hasattr(reward, "update") and hasattr(reward, "state_dict"):  # it learns here
+            self.parts["reward"] = reward
 
     def train(
         self, steps: int, callback: Callable[[OnlineTrainer, Metrics], None] | None = None
@@ -128,8 +142,8 @@ class OnlineTrainer:
         """One rollout and the updates on it."""
         c = self.config
         generator = torch.Generator().manual_seed(c.seed * 1_000_003 + self.num_steps)
-        prompts = self.prompts(c.prompts, generator).repeat_interleave(c.k, 0)
-        batch = sample(self.policy, prompts, c.new_tokens, generator)
+        prompts, prompt_mask = repeated(self.prompts(c.prompts, generator), c.k)
+        batch = sample(self.policy, prompts, c.new_tokens, generator, prompt_mask)
         with torch.no_grad():
             scores = self.reward(batch).float()
             if not bool(torch.isfinite(scores).all()):
@@ -154,17 +168,25 @@ class OnlineTrainer:
         metrics["rollout/length"] = batch.lengths.float().mean()
         return metrics
 
+    @property
+    def _paid_kl(self) -> float:
+        return self.config.kl if self.config.kl_loss == "reward" else 0.0
+
     def _advantage(
         self, batch: Sequences, outcome: Tensor, log_ratio: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Advantages (B, T), and the sequences' rewards with the penalty on KL (B,)."""
         c, mask = self.config, batch.completion_mask
-        total = outcome - c.kl * log_ratio.sum(1)
+        paid_kl = self._paid_kl
+        total = outcome - paid_kl * log_ratio.sum(1)
         if self.critic is not None:
-            reward = -c.kl * log_ratio
+            reward = -paid_kl * log_ratio
             last = (batch.lengths - 1).unsqueeze(1)
             reward = reward.scatter_add(1, last, outcome.unsqueeze(1))
             return gae(reward, self.critic(batch), mask, c.gae_lambda), total
+        if c.algorithm == "prime":
+            paid: Tensor = self.reward.token_rewards(batch)  # type: ignore[attr-defined]
+            return prime_advantage(paid, total, mask, c.k, c.process), total
         each = grpo(total, c.k) if c.algorithm == "grpo" else rloo(total, c.k)
         return each.unsqueeze(1) * mask, total
 
@@ -183,16 +205,20 @@ class OnlineTrainer:
             loss = p3o((logp - old).sum(1), total, c.clip).mean()
         elif c.algorithm == "grpo":
             loss = (clipped(logp, old, advantage, mask, c.clip) / batch.lengths).mean()
-        elif self.critic is not None:
+        elif c.algorithm in ("ppo", "prime"):
             used = whiten(advantage, mask)
             loss = clipped(logp, old, used, mask, c.clip).sum() / mask.sum()
-            value = self.critic(batch)
-            # Undiscounted rewards to go; the penalty on KL is part of them.
-            paid = -c.kl * (old - ref) * mask
-            to_go = paid.flip(1).cumsum(1).flip(1) + outcome.unsqueeze(1)
-            loss = loss + 0.1 * (((value - to_go) ** 2) * mask).sum() / mask.sum()
         else:
             loss = clipped(logp, old, advantage, mask, c.clip).mean()
+        if self.critic is not None:
+            value = self.critic(batch)
+            # Undiscounted rewards to go; the penalty on KL is part of them.
+            paid = -self._paid_kl * (old - ref) * mask
+            to_go = paid.flip(1).cumsum(1).flip(1) + outcome.unsqueeze(1)
+            loss = loss + 0.1 * (((value - to_go) ** 2) * mask).sum() / mask.sum()
+        if c.kl_loss != "reward":
+            each = kl_estimates((logp - ref) * mask)[c.kl_loss]
+            loss = loss + c.kl * each.sum(1).mean()
         if c.chi2:
             chi = chi2_penalty((logp - ref).sum(1)).mean()
             loss = loss + c.chi2 * chi.clamp(min=1e-4).sqrt()
@@ -208,28 +234,6 @@ class OnlineTrainer:
             "train/grad_norm": norm,
             "train/clip_fraction": moved.sum() / mask.sum(),
         }
-
-    def save(self, path: str | Path) -> None:
-        """Write policy, critic, optimiser, step, and what the reward has learned."""
-        content = {
-            "policy": self.policy.state_dict(),
-            "critic": None if self.critic is None else self.critic.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "num_steps": self.num_steps,
-            "reward": _state(self.reward),
-        }
-        save_checkpoint(path, "online", content)
-
-    def load(self, path: str | Path) -> None:
-        """Go on from what ``save`` wrote; the arguments must be those of the saved trainer."""
-        content = load_checkpoint(path, "online")
-        self.policy.load_state_dict(content["policy"])
-        if self.critic is not None:
-            self.critic.load_state_dict(content["critic"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.num_steps = content["num_steps"]
-        if content["reward"] is not None:
-            self.reward.load_state_dict(content["reward"])  # type: ignore[attr-defined]
 
 
 class Critic(nn.Module):
@@ -247,10 +251,3 @@ class Critic(nn.Module):
         hidden = self.backbone.hidden(batch.ids, batch.attention_mask)
         out: Tensor = self.value(hidden[:, batch.prompt_length - 1 : -1]).squeeze(-1)
         return out
-
-
-def _state(reward: Any) -> dict[str, Any] | None:
-    if not hasattr(reward, "update") or not hasattr(reward, "state_dict"):
-        return None  # it does not learn here
-    state: dict[str, Any] = reward.state_dict()
-    return state

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 
-def _groups(reward: Tensor, k: int) -> Tensor:
+def groups_of(reward: Tensor, k: int) -> Tensor:
+    """Rewards (B / K, K) of the completions of each prompt."""
     if k < 2:
         raise ValueError(f"k={k}: expected at least 2 completions a prompt")
     return reward.view(-1, k)
@@ -24,7 +25,7 @@ def rloo(reward: Tensor, k: int) -> Tensor:
         >>> rloo(torch.tensor([1.0, 0.0, 0.5]), 3)
         tensor([ 0.7500, -0.7500,  0.0000])
     """
-    groups = _groups(reward, k)
+    groups = groups_of(reward, k)
     return ((groups - groups.mean(1, keepdim=True)) * (k / (k - 1))).reshape(-1)
 
 
@@ -33,7 +34,7 @@ def grpo(reward: Tensor, k: int, eps: float = 1e-4) -> Tensor:
 
     Paper: Shao et al. (2024), "DeepSeekMath", section 4.1.
     """
-    groups = _groups(reward, k)
+    groups = groups_of(reward, k)
     centred = groups - groups.mean(1, keepdim=True)
     return (centred / (groups.std(1, keepdim=True) + eps)).reshape(-1)
 
@@ -82,13 +83,15 @@ def clipped(
     return (loss * mask).sum(1)
 
 
-def p3o(log_ratio: Tensor, reward: Tensor, clip: float = 0.2) -> Tensor:
-    """Pairwise PPO with separate clipping: one loss a pair, (B / 2,).
+def p3o(log_ratio: Tensor, reward: Tensor, clip: float = 0.2, joint: bool = False) -> Tensor:
+    """Pairwise PPO: one loss a pair, (B / 2,).
 
     Args:
         log_ratio: (B,) of sequences, policy over the policy that sampled, pairs next to each other.
         reward: (B,), the penalty on KL included.
         clip: of the probability ratios.
+        joint: clip the quotient of the two ratios, not each. The paper's joint form has their
+            product.
 
     Paper: Wu et al. (2023), "Pairwise proximal policy optimization".
     """
@@ -96,6 +99,9 @@ def p3o(log_ratio: Tensor, reward: Tensor, clip: float = 0.2) -> Tensor:
     r1, r2 = reward.view(-1, 2).unbind(1)
     a = (r1 - r2) / 2
     low, high = 1 - clip, 1 + clip
+    if joint:
+        u = w1 / w2
+        return -torch.minimum(u * a, u.clamp(low, high) * a)
     first = torch.minimum(w1 * a, w1.clamp(low, high) * a)
     second = torch.minimum(-w2 * a, -w2.clamp(low, high) * a)
     return -(first + second)
@@ -114,6 +120,27 @@ def kl_estimates(log_ratio: Tensor) -> dict[str, Tensor]:
     }
 
 
+def clip_steps(score: Tensor, mask: Tensor, eta: float = 0.5) -> Tensor:
+    """``min(score - eta, 0)`` of the steps of a solution (B, S): no step is worth adding.
+
+    Paper: Gao et al. (2024), "On designing effective RL reward at training time for LLM
+    reasoning", section 4.2, "Clip".
+    """
+    return (score - eta).clamp(max=0.0) * mask
+
+
+def delta_steps(score: Tensor, mask: Tensor) -> Tensor:
+    """Each step's score minus the next one's (B, S), the last step's own: they sum to the first's.
+
+    So rewards to go are scores, and however many steps there are, their sum is bounded.
+
+    Paper: Gao et al. (2024), as for ``clip_steps``, "Delta".
+    """
+    score = score * mask
+    following = torch.cat([score[:, 1:], torch.zeros_like(score[:, :1])], 1)
+    return (score - following) * mask
+
+
 def kept_by_filter(reward: Tensor, k: int, how: str, generator: torch.Generator) -> Tensor:
     """Policy filtration: indices of the completions that are learned from, in groups.
 
@@ -125,7 +152,7 @@ def kept_by_filter(reward: Tensor, k: int, how: str, generator: torch.Generator)
 
     Paper: Shen, Zhang (2024), "Policy filtration in RLHF to fine-tune LLM for code generation".
     """
-    groups = _groups(reward, k)
+    groups = groups_of(reward, k)
     order = groups.argsort(1, descending=True)
     if how == "all":
         kept = order.sort(1).values

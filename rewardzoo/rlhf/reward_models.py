@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import load_checkpoint, save_checkpoint
 from ..rewards.base import RewardFunction
 from ..transition import Transition
 from .decoder import LanguageModel
 from .pairs import PairBatch, RatingBatch, minibatches
 from .reward_losses import RATING_LOSSES, REWARD_LOSSES, centring
 from .sequences import Sequences
+from .trainer import Metrics, Trainer
 
 
 class RewardModel(nn.Module):
@@ -80,7 +79,7 @@ class RewardModel(nn.Module):
         return further
 
 
-class RewardTrainer:
+class RewardTrainer(Trainer):
     """Fits a reward model to pairs, or to ratings of single responses.
 
     Args:
@@ -94,9 +93,9 @@ class RewardTrainer:
             that can be separated.
         centre: weight of ``centring``, for pairs.
         **loss_kwargs: of the loss.
-
-    A trainer that is saved and loaded goes on exactly as if it had never stopped.
     """
+
+    kind = "reward trainer"
 
     def __init__(
         self,
@@ -118,14 +117,14 @@ class RewardTrainer:
         self.batch_size = min(batch_size, len(data))
         trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=learning_rate, fused=True)
-        self.num_steps = 0
+        self.parts = {"model": model, "optimizer": self.optimizer}
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps that see nearly every row once."""
         return len(self.data) // self.batch_size
 
-    def train(self, steps: int) -> dict[str, float]:
+    def train(self, steps: int) -> Metrics:
         """Make ``steps`` more steps; the metrics of the last one."""
         self.model.train()
         numbers: dict[str, Tensor] = {}
@@ -153,22 +152,6 @@ class RewardTrainer:
         total = total + self.score_l2 * (chosen**2 + rejected**2).mean()
         total = total + self.centre * centring(chosen, rejected).mean()
         return total, {"train/accuracy": (chosen > rejected).float().mean().detach()}
-
-    def save(self, path: str | Path) -> None:
-        """Write model, optimiser and step."""
-        content = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "num_steps": self.num_steps,
-        }
-        save_checkpoint(path, "reward trainer", content)
-
-    def load(self, path: str | Path) -> None:
-        """Go on from what ``save`` wrote; the arguments must be those of the saved trainer."""
-        content = load_checkpoint(path, "reward trainer")
-        self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.num_steps = content["num_steps"]
 
 
 def train_reward_model(

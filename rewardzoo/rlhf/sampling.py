@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from .decoder import LanguageModel
 from .sequences import Sequences
+
+# n prompts (n, P), or those and their mask (n, P) where some are padded on the left.
+Prompts = Callable[[int, torch.Generator], Tensor | tuple[Tensor, Tensor]]
+
+
+def repeated(found: Tensor | tuple[Tensor, Tensor], k: int) -> tuple[Tensor, Tensor | None]:
+    """Every prompt ``k`` times, one copy next to the other, and the mask if there is one."""
+    prompts, mask = found if isinstance(found, tuple) else (found, None)
+    if mask is not None:
+        mask = mask.repeat_interleave(k, 0)
+    return prompts.repeat_interleave(k, 0), mask
 
 
 def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
