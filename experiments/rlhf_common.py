@@ -108,7 +108,28 @@ def measured(
     reward: Callable[..., Any],
     more: Callable[[], dict[str, float]] = dict,
 ) -> dict[str, float]:
-    """Train in twenty parts with a measurement before each and at the end."""
+    """Train in twenty parts; where gold peaked and ended, and values at a KL of 3."""
+
+    def evaluate() -> dict[str, float]:
+        return {**lab.evaluate(policy, reward, trial.budget.eval_episodes), **more()}
+
+    curves = curves_of(trial, trainer, evaluate)
+    gold, proxy, kl = (curves[name] for name in ("gold", "proxy", "kl"))
+    at = int(gold.argmax())
+    others = [name for name in curves if name not in ("proxy", "kl", "entropy")]
+    return {
+        **overoptimisation(kl, gold),
+        "proxy_end": float(proxy[-1]),
+        "proxy_rise": float(proxy[-1] - proxy[at]),
+        **{name: float(curves[name][-1]) for name in others if name != "gold"},
+        **{f"{name}_at_3": at_kl(kl, curves[name], 3.0) for name in others},
+    }
+
+
+def curves_of(
+    trial: Any, trainer: Any, evaluate: Callable[[], dict[str, float]], parts: int = 20
+) -> dict[str, np.ndarray]:
+    """Train in parts with a measurement before each and at the end; goes on from its checkpoint."""
     total = trial.budget.total_timesteps
     checkpoint = trial.folder / "checkpoint.pt"
     curve_file = trial.folder / "curve.npy"
@@ -118,26 +139,16 @@ def measured(
         curve = np.load(curve_file).tolist()
     names: list[str] = []
     while True:
-        numbers = {**lab.evaluate(policy, reward, trial.budget.eval_episodes), **more()}
+        numbers = evaluate()
         trial.log(trainer.num_steps, **numbers)
         names = list(numbers)
         curve.append(list(numbers.values()))
         if trainer.num_steps >= total:
             break
-        trainer.train(min(max(1, total // 20), total - trainer.num_steps))
+        trainer.train(min(max(1, total // parts), total - trainer.num_steps))
         np.save(curve_file, np.array(curve))
         trainer.save(checkpoint)
-    curves = dict(zip(names, np.array(curve).T, strict=True))
-    gold, proxy, kl = (curves[name] for name in ("gold", "proxy", "kl"))
-    at = int(gold.argmax())
-    others = [name for name in names if name not in ("proxy", "kl", "entropy")]
-    return {
-        **overoptimisation(kl, gold),
-        "proxy_end": float(proxy[-1]),
-        "proxy_rise": float(proxy[-1] - proxy[at]),
-        **{name: float(curves[name][-1]) for name in others if name != "gold"},
-        **{f"{name}_at_3": at_kl(kl, curves[name], 3.0) for name in others},
-    }
+    return dict(zip(names, np.array(curve).T, strict=True))
 
 
 def at_kl(kl: np.ndarray, values: np.ndarray, level: float) -> float:

@@ -190,18 +190,8 @@ class Laboratory:
         file = self.cache and self.cache / f"sft-{self.seed}-{member}-{name}.pt"
         size = DecoderConfig(c.vocab_size, c.prompt_length + c.new_tokens, c.width, c.layers)
         model = Decoder(size, seed=self.seed * 7919 + member)
-        if file and file.is_file():
-            model.load_state_dict(load_checkpoint(file, "sft")["weights"])
-            return model.eval()
         generator = self.generator(1_000 + member)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, fused=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=c.sft_steps)
-        for _ in range(c.sft_steps):
-            supervised_step(model, self.language.corpus(128, generator), optimizer)
-            schedule.step()
-        if file:
-            save_checkpoint(file, "sft", {"weights": model.state_dict()})
-        return model.eval()
+        return fitted(model, self.language.corpus, c.sft_steps, generator, file)
 
     def pairs(self, n: int, noise: float, stream: int = 10) -> tuple[PairBatch, Tensor]:
         """Pairs of base samples in the order of gold, and which labels were flipped, (n,) bool."""
@@ -260,6 +250,35 @@ class Laboratory:
 
 
 _SHAPE = ("vocab_size", "prompt_length", "new_tokens", "width", "layers", "sft_steps")
+
+
+def fitted(
+    model: Decoder,
+    corpus: Callable[[int, torch.Generator], Sequences],
+    steps: int,
+    generator: torch.Generator,
+    file: Path | None = None,
+) -> Decoder:
+    """A base policy: ``model`` after supervised steps of 128 sequences of a corpus.
+
+    Args:
+        model: trained in place.
+        corpus: (n, generator) to sequences.
+        steps: of training, at a rate that rises to 3e-3 and falls again.
+        generator: of the corpus.
+        file: where the weights are kept; if it exists they are read instead.
+    """
+    if file and file.is_file():
+        model.load_state_dict(load_checkpoint(file, "sft")["weights"])
+        return model.eval()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    for _ in range(steps):
+        supervised_step(model, corpus(128, generator), optimizer)
+        schedule.step()
+    if file:
+        save_checkpoint(file, "sft", {"weights": model.state_dict()})
+    return model.eval()
 
 
 def supervised_step(
