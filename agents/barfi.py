@@ -68,6 +68,8 @@ class BARFI(Reinforce):
         seed: of a single run.
         device: as for ``Reinforce``.
         seeds: one a run, as for ``Reinforce``; the reward function's ``runs`` are as many.
+        learns: whether a run learns its reward, one a run; the others keep it, to be compared
+            with in the same batch. Default: all.
         **hyperparameters: by name.
 
     Raises:
@@ -86,6 +88,7 @@ class BARFI(Reinforce):
         seed: int = 0,
         device: torch.device | str | None = None,
         seeds: Sequence[int] | None = None,
+        learns: Sequence[bool] | None = None,
         **hyperparameters: Any,
     ) -> None:
         super().__init__(env, seed, device, seeds, **hyperparameters)
@@ -97,6 +100,10 @@ class BARFI(Reinforce):
         self.reward = _alignment_reward(self.envs)
         if self.reward.runs != len(self.seeds):
             raise ValueError(f"runs={self.reward.runs} of the reward: expected {len(self.seeds)}")
+        learns = [True] * len(self.seeds) if learns is None else list(learns)
+        if len(learns) != len(self.seeds):
+            raise ValueError(f"learns: {len(learns)} flags for {len(self.seeds)} runs")
+        self._learns = torch.tensor(learns, device=self.device)
         self.reward.collecting = True
         self.weights = self.reward.weights
         self.outer_optimizer = torch.optim.RMSprop(
@@ -169,8 +176,9 @@ class BARFI(Reinforce):
         )
         finite = torch.isfinite(gradients[0]).all(-1) & torch.isfinite(gradients[1])
         self._count_failures(finite)
-        phi.grad = torch.where(finite.unsqueeze(-1), gradients[0], 0.0)
-        c.grad = torch.where(finite, gradients[1], 0.0)
+        moves = finite & self._learns
+        phi.grad = torch.where(moves.unsqueeze(-1), gradients[0], 0.0)
+        c.grad = torch.where(moves, gradients[1], 0.0)
         self.outer_optimizer.step()
         self.reward.version += 1
         return {

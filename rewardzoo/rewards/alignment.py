@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -50,7 +51,8 @@ class AlignmentReward(RewardFunction):
         learn_primary: whether phi_2 is learned too; else it is 1.
         learn_gamma: whether the discount is learned; else it is ``initial_gamma``.
         initial_gamma: of the discount.
-        init: "naive", the sum ``r_p + r_aux``; "primary", r_p alone; or "random".
+        init: "naive", the sum ``r_p + r_aux``; "primary", r_p alone; or "random"; or one of these
+            for each run.
         features: of observations, "fourier" or "plain".
         order: of the Fourier features.
         runs: learners that share the rows, each with weights of its own.
@@ -74,7 +76,7 @@ class AlignmentReward(RewardFunction):
         learn_primary: bool = True,
         learn_gamma: bool = True,
         initial_gamma: float = 0.99,
-        init: str = "naive",
+        init: str | Sequence[str] = "naive",
         features: str = "fourier",
         order: int = 3,
         runs: int = 1,
@@ -86,16 +88,19 @@ class AlignmentReward(RewardFunction):
         if parametrisation not in PARAMETRISATIONS:
             expected = ", ".join(PARAMETRISATIONS)
             raise ValueError(f"parametrisation={parametrisation!r}: expected one of {expected}")
-        if init not in ("naive", "primary", "random"):
-            raise ValueError(f"init={init!r}: expected naive, primary or random")
+        self.runs, self.seed = integer("runs", runs, 1), seed
+        self.init = (init,) * runs if isinstance(init, str) else tuple(init)
+        if len(self.init) != runs or not set(self.init) <= {"naive", "primary", "random"}:
+            raise ValueError(
+                f"init={init!r}: expected naive, primary or random, or {runs} of them, one a run"
+            )
         number("initial_gamma", initial_gamma, 0.0, 1.0)
         if not 0.0 < initial_gamma < 1.0:
             raise ValueError(f"initial_gamma={initial_gamma}: expected a number inside (0, 1)")
         self.auxiliary, self.primary = auxiliary, primary
-        self.parametrisation, self.init = parametrisation, init
+        self.parametrisation = parametrisation
         self.learn_primary, self.learn_gamma = learn_primary, learn_gamma
         self.initial_gamma, self.feature_kind, self.order = initial_gamma, features, order
-        self.runs, self.seed = integer("runs", runs, 1), seed
         self.collecting = False
         """Whether ``observe`` keeps the rewards of each step for ``collected``."""
         self._kept: list[Tensor] = []
@@ -197,11 +202,15 @@ class AlignmentReward(RewardFunction):
     def _initial_phi(self) -> Tensor:
         """(R, P)."""
         generator = torch.Generator().manual_seed(self.seed)
-        if self.init == "random":
-            scale = 1.0 / math.sqrt(self.head.inputs)
-            return scale * torch.randn(self.runs, self.head.size, generator=generator)
-        start = torch.tensor([0.0, 1.0, 1.0 if self.init == "naive" else 0.0])
-        return torch.stack([self.head.initial(start, generator) for _ in range(self.runs)])
+        rows = []
+        for init in self.init:
+            if init == "random":
+                scale = 1.0 / math.sqrt(self.head.inputs)
+                rows.append(scale * torch.randn(self.head.size, generator=generator))
+            else:
+                start = torch.tensor([0.0, 1.0, 1.0 if init == "naive" else 0.0])
+                rows.append(self.head.initial(start, generator))
+        return torch.stack(rows)
 
     def _initial_c(self) -> Tensor:
         """(R,): that of the initial discount."""
