@@ -1,0 +1,544 @@
+"""Shaping keeps the optimum only if it is done right: what each slip costs, and how to notice.
+
+Ng, Harada, Russell (1999): ``gamma * phi(s') - phi(s)`` changes no optimal policy. The promise
+hangs on details that are easily missed: phi of a terminal state is 0, the discount is the agent's,
+the successor is the true one and not the observation after a reset, potentials that change are not
+mixed, and progress that is paid is charged when it is lost. Scaled down: problems of a few states,
+where optima are exact; a corridor on which PPO shows each slip; and Gymnasium's own MountainCar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+from rewardzoo.agents.tabular import (
+    TabularMDP,
+    evaluate_policy,
+    greedy,
+    q_values,
+    value_iteration,
+)
+from rewardzoo.experiment import Arm, Budget, Claim, Experiment, Figure, Measure
+from rewardzoo.metrics.planning import random_transitions
+from rewardzoo.metrics.statistics import paired_difference, stratified_bootstrap
+from rewardzoo.report import colour
+from rewardzoo.results import Results, Verdict
+from rewardzoo.rewards import Normalise, Potential, VectorRewardWrapper, env_reward
+from rewardzoo.rewards.base import RewardFunction
+from rewardzoo.testing.scripted import scripted_envs
+from rewardzoo.verdicts import above, below, within
+
+from .shaping_errors import (
+    COUNTER_EXAMPLES,
+    GAMMA,
+    Level,
+    Progress,
+    ResetAsSuccessor,
+    TerminalKept,
+    Undiscounted,
+    expected_pay,
+    slips,
+    table,
+)
+
+SLIPS = {
+    "terminal": "terminal potential kept",
+    "discount": "shaped without the agent's discount",
+    "reset": "reset observation as successor",
+    "replay": "potentials of two ages mixed",
+    "progress": "progress paid, regress free",
+}
+EXAMPLES, RANDOM, Q_LEARNING, FRAMEWORKS = (
+    "counter-examples",
+    "random problems",
+    "Q-learning",
+    "Gymnasium's wrappers",
+)
+PLAIN, SHAPED = "corridor: objective", "corridor: potential"
+CAR, CAR_SHAPED, CAR_NAIVE = "car: objective", "car: potential", "car: bonus for energy"
+ENV, CAR_ENV, CAR_GAMMA = "rewardzoo/GridWorld-v0", "MountainCar-v0", 0.99
+MAP = "T.....S.G"
+EQUIVALENT = 0.05
+"""Objective returns on the corridor within this are the same; fixed before looking."""
+SWING = 100.0
+"""Potential of the car with all the energy that it needs; chosen on tuning seeds."""
+
+
+# ---- exact ---------------------------------------------------------------------------------------
+
+
+def counter_examples(trial: Any) -> dict[str, float]:
+    """By how much the best action leads, shaped right and with each slip, on its counter-example."""
+    final = {}
+    for slip, example in COUNTER_EXAMPLES.items():
+        states = len(example.phi)
+        fns = slips(example.table, torch.zeros(states, dtype=torch.float64), states)
+        for name, fn in (("right", fns["right"]), ("wrong", fns[slip])):
+            final[f"{slip}_{name}"] = example.advantage(expected_pay(fn, example.mdp))
+    trial.log(trial.budget.total_timesteps, **final)
+    return final
+
+
+def random_problems(trial: Any, count: int = 1000, states: int = 6, actions: int = 3) -> dict:
+    """The share of random problems whose optimum moves, shaped right and with each slip."""
+    rng = np.random.default_rng(trial.seed)
+    moves = torch.tensor(random_transitions(rng, count, states, actions, 2))
+    terminal = torch.arange(states) >= states - 2
+    mdp = TabularMDP(
+        moves,
+        torch.tensor(rng.normal(size=(count, states, actions))),
+        torch.eye(states, dtype=torch.float64)[0],
+        terminal,
+    )
+    phi, old = (torch.tensor(rng.normal(size=count * states) * 3.0) for _ in range(2))
+    best = value_iteration(mdp, GAMMA)
+    spread = 1e-6 * best.abs().amax(-1)
+    final = {}
+    for slip, fn in slips(phi, old, states).items():
+        paid = mdp.with_reward(mdp.reward + expected_pay(fn, mdp))
+        policy = greedy(q_values(paid, value_iteration(paid, GAMMA), GAMMA))
+        lost = (best - evaluate_policy(mdp, policy, GAMMA)).amax(-1)
+        final[slip] = float((lost > spread).double().mean())
+    trial.log(trial.budget.total_timesteps, **final)
+    return final
+
+
+def q_learning(trial: Any, steps: int = 5000) -> dict[str, float]:
+    """Q-learning shaped from 0, and unshaped from phi: the same actions, tables apart by phi."""
+    rng = np.random.default_rng(trial.seed)
+    states, actions = 8, 3
+    mdp = TabularMDP(
+        torch.tensor(random_transitions(rng, 1, states, actions, 3)[0]),
+        torch.tensor(rng.normal(size=(states, actions))),
+        torch.eye(states, dtype=torch.float64)[0],
+        torch.arange(states) == states - 1,
+    )
+    phi = rng.normal(size=states) * 3.0
+    phi[-1] = 0.0  # of the terminal state, in both
+    shaping = expected_pay_by_successor(Potential(table(torch.tensor(phi)), GAMMA), mdp)
+    plain = play(mdp, np.zeros_like(shaping), np.repeat(phi[:, None], actions, 1), rng_of(trial), steps)  # fmt: skip
+    shaped = play(mdp, shaping, np.zeros((states, actions)), rng_of(trial), steps)
+    final = {
+        "same_actions": float((plain[1] == shaped[1]).mean()),
+        "apart": float(np.abs(plain[0] - phi[:, None] - shaped[0]).max()),
+    }
+    trial.log(trial.budget.total_timesteps, **final)
+    return final
+
+
+def rng_of(trial: Any) -> np.random.Generator:
+    """The same numbers for both learners."""
+    return np.random.default_rng(trial.seed + 1)
+
+
+def expected_pay_by_successor(fn: RewardFunction, mdp: TabularMDP) -> np.ndarray:
+    """What ``fn`` pays for s and s', (S, S) float64."""
+    states = len(mdp.terminal)
+    certain = torch.eye(states, dtype=torch.float64).expand(states, states, states)
+    model = TabularMDP(certain, torch.zeros(states, states, dtype=torch.float64), mdp.initial, mdp.terminal)  # fmt: skip
+    return expected_pay(fn, model).numpy()
+
+
+def play(
+    mdp: TabularMDP, shaping: np.ndarray, q: np.ndarray, rng: np.random.Generator, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Epsilon-greedy Q-learning from ``q``; returns the table and the actions taken."""
+    moves, reward = mdp.transition.numpy().cumsum(-1), mdp.reward.numpy()
+    ends = mdp.terminal.numpy()
+    q, s, taken = q.copy(), 0, []
+    for explore, u, anything in zip(
+        rng.random(steps), rng.random(steps), rng.integers(q.shape[1], size=steps), strict=True
+    ):
+        a = int(anything) if explore < 0.2 else int(q[s].argmax())
+        after = min(int(np.searchsorted(moves[s, a], u, side="right")), len(ends) - 1)
+        future = 0.0 if ends[after] else q[after].max()
+        q[s, a] += 0.1 * (reward[s, a] + shaping[s, after] + GAMMA * future - q[s, a])
+        taken.append(a)
+        s = 0 if ends[after] else after
+    return q, np.array(taken)
+
+
+# ---- what frameworks do --------------------------------------------------------------------------
+
+
+def frameworks(trial: Any) -> dict[str, float]:
+    """What Gymnasium's vector wrappers say of scripted episodes, against the truth and ours."""
+    final = {
+        **episode_sums(),
+        **dead_steps(),
+        **running_returns(),
+    }
+    trial.log(trial.budget.total_timesteps, **final)
+    return final
+
+
+def scripted(mode: AutoresetMode, end: str = "terminated") -> gymnasium.vector.VectorEnv:
+    """One environment: episodes of 2, 4, 2, … steps; step k of episode e pays ``10 e + k``."""
+    return scripted_envs(1, mode, (end,))
+
+
+def episode_sums() -> dict[str, float]:
+    """Largest error of the return reported of a finished episode, in same-step mode."""
+    theirs = gymnasium.wrappers.vector.RecordEpisodeStatistics(scripted(AutoresetMode.SAME_STEP))
+    ours = VectorRewardWrapper(scripted(AutoresetMode.SAME_STEP), env_reward)
+    errors: dict[str, list[float]] = {"sum_theirs": [], "sum_ours": []}
+    for envs, key, name in ((theirs, "r", "sum_theirs"), (ours, "objective", "sum_ours")):
+        envs.reset(seed=0)
+        total = 0.0
+        for _ in range(12):
+            _, reward, terminated, _, info = envs.step(np.zeros(1, dtype=np.int64))
+            total += float(reward[0])
+            if terminated[0]:
+                told = info["final_info"] if name == "sum_theirs" and "episode" not in info else info  # fmt: skip
+                errors[name].append(abs(float(told["episode"][key][0]) - total))
+                total = 0.0
+    return {name: max(found) for name, found in errors.items()}
+
+
+def dead_steps() -> dict[str, float]:
+    """What a reward of 1 more a step pays on the dead step of next-step autoreset."""
+    mode = AutoresetMode.NEXT_STEP
+    theirs = gymnasium.wrappers.vector.TransformReward(scripted(mode), lambda r: r + 1.0)
+    ours = VectorRewardWrapper(scripted(mode), env_reward + One())
+    paid = {}
+    for envs, name in ((theirs, "dead_theirs"), (ours, "dead_ours")):
+        envs.reset(seed=0)
+        found, dead = 0.0, False
+        for _ in range(12):
+            _, reward, terminated, _, _ = envs.step(np.zeros(1, dtype=np.int64))
+            found = max(found, abs(float(reward[0]))) if dead else found
+            dead = bool(terminated[0])
+        paid[name] = found
+    return paid
+
+
+class One(RewardFunction):
+    """Pays 1 a step."""
+
+    def __call__(self, t: Any) -> Tensor:
+        """Ones."""
+        return torch.ones_like(t.reward)
+
+
+def running_returns() -> dict[str, float]:
+    """Error of the mean of running returns by which rewards are normalised, episodes truncated."""
+    mode, gamma, steps = AutoresetMode.NEXT_STEP, 1.0, 600
+    theirs = gymnasium.wrappers.vector.NormalizeReward(
+        gymnasium.wrappers.vector.TransformReward(scripted(mode, "truncated"), np.ones_like), gamma
+    )
+    scale = Normalise(One(), gamma)
+    ours = VectorRewardWrapper(scripted(mode, "truncated"), scale)
+    for envs in (theirs, ours):
+        envs.reset(seed=0)
+        for _ in range(steps):
+            envs.step(np.zeros(1, dtype=np.int64))
+    truth = np.mean([1, 2, 1, 2, 3, 4])  # of episodes of 2 and of 4 steps, each paying 1
+    return {
+        "running_theirs": abs(float(theirs.return_rms.mean) - truth),
+        "running_ours": abs(float(scale._moments[1]) - truth),
+    }
+
+
+# ---- learning ------------------------------------------------------------------------------------
+
+
+def distance_from_start(envs: Any) -> Tensor:
+    """The potential of the corridor: cells from the start, less 2, (S,) float32."""
+    cells = torch.arange(len(MAP))
+    return (cells - MAP.index("S")).abs().to(torch.float32) - 2.0
+
+
+def by_potential(envs: Any) -> RewardFunction:
+    """Objective + potential(phi = distance from the start - 2)."""
+    return env_reward + Potential(distance_from_start(envs), gamma=GAMMA)
+
+
+def with_slip(slip: str) -> Callable[[Any], RewardFunction]:
+    """A reward of the corridor, shaped with a slip."""
+
+    def make(envs: Any) -> RewardFunction:
+        phi = table(distance_from_start(envs).to(envs.device))
+        start = MAP.index("S")
+        fns: dict[str, RewardFunction] = {
+            "terminal": TerminalKept(phi),
+            "discount": Undiscounted(phi),
+            "reset": ResetAsSuccessor(phi, lambda obs: torch.full_like(obs, start)),
+            "progress": Progress(phi),
+        }
+        return env_reward + fns[slip]
+
+    make.__doc__ = f"Objective + the same potential, {SLIPS[slip]}."
+    return make
+
+
+LEARNED = ("terminal", "discount", "reset", "progress")
+
+
+def energy(obs: Any) -> Any:
+    """Mechanical energy of the car, 0 at rest in the valley, about ``SWING`` at the flag."""
+    height = (3.0 * obs[:, 0]).sin() if isinstance(obs, Tensor) else np.sin(3.0 * obs[:, 0])
+    return SWING * ((0.0025 / 3.0) * (1.0 + height) + 0.5 * obs[:, 1] ** 2) / 0.00166
+
+
+def by_energy(envs: Any) -> RewardFunction:
+    """Objective + potential(phi = mechanical energy)."""
+    return env_reward + Potential(energy, gamma=CAR_GAMMA)
+
+
+def by_energy_itself(envs: Any) -> RewardFunction:
+    """Objective + mechanical energy at every step."""
+    return env_reward + Level(energy, CAR_GAMMA)
+
+
+# ---- claims --------------------------------------------------------------------------------------
+
+
+def examples_flip(results: Results) -> Verdict:
+    """Each slip moves the optimum of its counter-example, and shaping done right moves none."""
+    final = results[EXAMPLES].final
+    right = min(float(final[f"{slip}_right"].min()) for slip in SLIPS)
+    wrong = max(float(final[f"{slip}_wrong"].max()) for slip in SLIPS)
+    return Verdict(
+        claim="Each slip moves the optimum of its counter-example; shaping done right moves none.",
+        outcome="holds" if right > 0 > wrong else "fails",
+        effect=wrong,
+        low=None,
+        high=None,
+        n=len(SLIPS),
+        detail="exact: least lead of the best action shaped right is "
+        f"{right:.3g}, greatest with its slip {wrong:.3g} (below 0: the optimum moved)",
+    )
+
+
+def right_moves_nothing(results: Results) -> Verdict:
+    """Not one random problem's optimum moves when it is shaped right."""
+    share = results[RANDOM].final["right"]
+    return Verdict(
+        claim="Shaped right, no random problem's optimum moves.",
+        outcome="holds" if float(share.max()) == 0.0 else "fails",
+        effect=float(share.max()),
+        low=None,
+        high=None,
+        n=len(share),
+        detail="exact: largest share over seeds, of 1,000 random problems each, in which following "
+        "the optimum of the shaped problem loses return",
+    )
+
+
+def slips_move_optima(results: Results) -> Verdict:
+    """Each slip moves the optimum of a good part of random problems."""
+    final = results[RANDOM].final
+    rarest = min(SLIPS, key=lambda slip: float(final[slip].mean()))
+    return above(
+        "Each slip moves the optimum of more than a tenth of random problems.",
+        stratified_bootstrap(final[rarest]),
+        "exact share of 1,000 random problems a seed; the rarest slip is "
+        f"'{SLIPS[rarest]}', the others "
+        + ", ".join(f"{float(final[s].mean()):.2f}" for s in SLIPS if s != rarest),
+        bar=0.1,
+    )
+
+
+def shaping_is_initialisation(results: Results) -> Verdict:
+    """Wiewiora (2003): the same actions, and tables that differ by phi."""
+    final = results[Q_LEARNING].final
+    apart, same = float(final["apart"].max()), float(final["same_actions"].min())
+    return Verdict(
+        claim="Q-learning shaped from 0 takes the actions of Q-learning unshaped from phi.",
+        outcome="holds" if same == 1.0 and apart < 1e-9 else "fails",
+        effect=apart,
+        low=None,
+        high=None,
+        n=len(final["apart"]),
+        detail="largest difference of the two tables less phi after 5,000 steps with the same "
+        f"random numbers; least share of equal actions {same:g}",
+    )
+
+
+def wrappers_slip(results: Results) -> Verdict:
+    """Three of Gymnasium's vector wrappers err where this project's do not."""
+    final = results[FRAMEWORKS].final
+    names = ("sum", "dead", "running")
+    theirs = min(float(final[f"{name}_theirs"].min()) for name in names)
+    ours = max(float(final[f"{name}_ours"].max()) for name in names)
+    return Verdict(
+        claim=f"Gymnasium {gymnasium.__version__}'s vector wrappers misstate the sum of an "
+        "episode in same-step mode, pay dead steps, and normalise by returns that run on over "
+        "truncations; ours do not.",
+        outcome="holds" if theirs > 0.5 and ours < 1e-3 else "fails",
+        effect=theirs,
+        low=None,
+        high=None,
+        n=len(names),
+        detail="scripted episodes: least error of theirs; largest error of ours "
+        f"{ours:.2g}; sums {float(final['sum_theirs'].max()):g}, dead steps "
+        f"{float(final['dead_theirs'].max()):g}, running returns "
+        f"{float(final['running_theirs'].max()):.3g}",
+    )
+
+
+def shaped_corridor(results: Results) -> Verdict:
+    """PPO ends where it ends without shaping."""
+    d = paired_difference(*(results[label].final["objective"] for label in (SHAPED, PLAIN)))
+    return within(
+        "On the corridor PPO shaped right ends where it ends without shaping.",
+        d,
+        f"difference of objective return, paired by seed; equal within {EQUIVALENT}",
+        EQUIVALENT,
+    )
+
+
+def ends_below(claim: str, label: str, other: str) -> Callable[[Results], Verdict]:
+    """A check that an arm's objective ends below another's."""
+
+    def check(results: Results) -> Verdict:
+        d = paired_difference(*(results[x].final["objective"] for x in (label, other)))
+        mine, theirs = (float(results[x].final["objective"].mean()) for x in (label, other))
+        return below(
+            claim,
+            d,
+            "difference of objective return, paired by seed; means "
+            f"{mine:.3g} against {theirs:.3g}",
+        )
+
+    return check
+
+
+# ---- pictures ------------------------------------------------------------------------------------
+
+
+def draw_shares(figure: Any, results: Results) -> None:
+    """Share of random problems whose optimum moves."""
+    ax = figure.subplots()
+    final = results[RANDOM].final
+    names = {"right": "shaped right", **SLIPS}
+    for i, (slip, name) in enumerate(names.items()):
+        found = stratified_bootstrap(final[slip])
+        error = [[found.point - found.low], [found.high - found.point]]
+        ax.barh(name, found.point, xerr=np.nan_to_num(error), color=colour(i))
+    ax.invert_yaxis()
+    ax.set_xlabel("share of random problems whose optimum moves")
+
+
+def draw_learning(figure: Any, results: Results) -> None:
+    """Objective while learning."""
+    corridor = [PLAIN, SHAPED, *(corridor_label(slip) for slip in LEARNED)]
+    panels = {"corridor": corridor, "MountainCar": [CAR, CAR_SHAPED, CAR_NAIVE]}
+    for ax, (name, labels) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for i, label in enumerate(labels):
+            curves = results[label].curves
+            middle = np.nanmean(curves["objective"], axis=0)
+            ax.plot(curves["step"][0], middle, color=colour(i), label=label.split(": ")[1])
+        ax.set_title(name)
+        ax.set_xlabel("environment steps")
+        ax.legend(fontsize=7)
+    figure.axes[0].set_ylabel("objective return")
+
+
+def corridor_label(slip: str) -> str:
+    """The name of a corridor arm."""
+    return f"corridor: {SLIPS[slip]}"
+
+
+_PPO = {
+    "hidden": (),
+    "num_steps": 128,
+    "learning_rate": 5e-2,
+    "gamma": GAMMA,
+    "ent_coef": 1e-3,
+    "num_epochs": 4,
+    "num_minibatches": 4,
+}
+_CAR_PPO = {
+    "num_steps": 64,
+    "learning_rate": 1e-3,
+    "gamma": CAR_GAMMA,
+    "num_epochs": 4,
+    "num_minibatches": 4,
+    "normalize_observations": True,
+}
+
+
+def _corridor(label: str, reward: Any) -> Arm:
+    return Arm(label, ENV, reward, env_kwargs={"map": MAP}, agent_kwargs=_PPO)
+
+
+EXPERIMENT = Experiment(
+    name="shaping_pitfalls",
+    title="What shaping done wrong costs",
+    paper="Ng, Harada, Russell (1999), Policy invariance under reward transformations, ICML; "
+    "Wiewiora (2003), Potential-based shaping and Q-value initialization are equivalent, JAIR",
+    grid=[
+        _corridor(PLAIN, "objective"),
+        _corridor(SHAPED, by_potential),
+        *(_corridor(corridor_label(slip), with_slip(slip)) for slip in LEARNED),
+        Arm(CAR, CAR_ENV, "objective", agent_kwargs=_CAR_PPO),
+        Arm(CAR_SHAPED, CAR_ENV, by_energy, agent_kwargs=_CAR_PPO),
+        Arm(CAR_NAIVE, CAR_ENV, by_energy_itself, agent_kwargs=_CAR_PPO),
+        Measure(EXAMPLES, counter_examples),
+        Measure(RANDOM, random_problems),
+        Measure(Q_LEARNING, q_learning),
+        Measure(FRAMEWORKS, frameworks),
+    ],
+    budgets={
+        "smoke": Budget(total_timesteps=2_048, num_envs=16, eval_episodes=16, seeds=2),
+        "quick": Budget(total_timesteps=80_000, num_envs=32, eval_episodes=256, seeds=5),
+        "full": Budget(total_timesteps=1_000_000, num_envs=64, eval_episodes=1_024, seeds=10),
+    },
+    claims=[
+        Claim("Each slip moves an optimum", examples_flip),
+        Claim("Shaping moves none", right_moves_nothing),
+        Claim("Slips move many", slips_move_optima),
+        Claim("Shaping is initialisation", shaping_is_initialisation),
+        Claim("Wrappers slip too", wrappers_slip),
+        Claim("Shaped right, the corridor is solved", shaped_corridor),
+        *(
+            Claim(
+                f"Learned: {SLIPS[slip]}",
+                ends_below(
+                    f"On the corridor, {SLIPS[slip]}: PPO ends below what the objective teaches.",
+                    corridor_label(slip),
+                    PLAIN,
+                ),
+            )
+            for slip in LEARNED
+        ),
+        Claim(
+            "The car learns by the potential",
+            ends_below(
+                "On MountainCar-v0 PPO without shaping ends below PPO shaped by energy.",
+                CAR,
+                CAR_SHAPED,
+            ),
+        ),
+        Claim(
+            "The car swings for ever",
+            ends_below(
+                "On MountainCar-v0 PPO paid for energy ends below PPO shaped by energy.",
+                CAR_NAIVE,
+                CAR_SHAPED,
+            ),
+        ),
+    ],
+    seeds=tuple(range(100, 110)),
+    tuning_seeds=(0, 1),
+    figures=[
+        Figure(
+            "Random problems",
+            "Share of 1,000 random problems a seed whose optimum moves, exactly.",
+            draw_shares,
+        ),
+        Figure(
+            "Learning",
+            "Objective return while PPO learns, mean over seeds.",
+            draw_learning,
+        ),
+    ],
+)
