@@ -9,7 +9,6 @@ only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import gymnasium
@@ -25,7 +24,6 @@ from rewardzoo.results import Results, Verdict
 from rewardzoo.rewards.base import RewardFunction, Spaces
 from rewardzoo.rewards.calm_detectors import KeyRoomOracle
 from rewardzoo.rewards.wrappers import VectorRewardWrapper
-from rewardzoo.transition import to_numpy, to_torch
 from rewardzoo.verdicts import decided
 
 ENV = "rewardzoo/MiniHackKeyRoomS5-v0"
@@ -74,14 +72,14 @@ class View(gymnasium.vector.VectorWrapper):
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """One step; the flags follow what happened."""
-        out = self.env.step(to_numpy(actions))
+        out = self.env.step(actions)
         t, info = self._tracker.step(actions, *out), out[4]
         flags = torch.maximum(self.flags, self.oracle.detect(t))
         final = self._view(t.next_obs, flags)
         self.flags = torch.where(t.done.unsqueeze(1), 0.0, flags)
-        begun = self._view(self._tracker.obs, self.flags) if bool(t.done.any()) else final
-        kept = {k: to_torch(info[k]) for k in ("objective", "episode")}
-        kept = {**kept, "_episode": t.done, "final_obs": final, "_final_obs": t.done}
+        begun = self._view(self._tracker.obs, self.flags) if self._tracker.some_began else final
+        kept = {"objective": info["objective"], "episode": info["episode"], "_episode": t.done}
+        kept = {**kept, "final_obs": final, "_final_obs": t.done}
         return begun, t.reward, t.terminated, t.truncated, kept
 
     def _view(self, obs: Any, flags: Tensor) -> Tensor:
@@ -95,17 +93,10 @@ def make_key_rooms(num_envs: int, fn: RewardFunction, **arguments: Any) -> View:
     All in this process: with so small a policy, and jobs side by side, what a worker process would
     save goes into waiting for it.
     """
-    make = partial(
-        gymnasium.make,
-        ENV,
-        observation_keys=KEYS,
-        actions="calm",
-        disable_env_checker=True,
-        **arguments,
+    made: Any = gymnasium.make_vec(
+        ENV, num_envs, observation_keys=KEYS, actions="calm", num_workers=0, **arguments
     )
-    mode = gymnasium.vector.AutoresetMode.SAME_STEP
-    envs = gymnasium.vector.SyncVectorEnv([make] * num_envs, autoreset_mode=mode)
-    return View(VectorRewardWrapper(envs, fn))
+    return View(VectorRewardWrapper(made, fn))
 
 
 def train_in_key_room(trial: Any, fn: RewardFunction, **arguments: Any) -> dict[str, float]:

@@ -33,7 +33,6 @@ from .workers import (
     WorkerError,
     board_layout,
     cores,
-    slots,
 )
 
 _GIVE_UP = 3  # failures of a worker without a completed step between them
@@ -59,8 +58,10 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     Args:
         num_envs: N.
         engine: makes an ``Engine``: a callable, or ``"module:name"``.
-        num_workers: processes; default: one for each processor core, at most N. 0 steps all worlds
-            in the caller's process, where an engine's errors are raised.
+        num_workers: processes, at most N. Default: one for each processor core, the caller's among
+            them: it steps its share while the others step theirs, so that there is one less to wake
+            and to wait for. 0: the caller's alone. A simulator that raises, crashes or hangs in the
+            caller's process does so there; any number keeps all worlds out of it.
         device: where the tensors live.
         max_episode_steps: truncate after so many steps; None never truncates.
         autoreset_mode: one of Gymnasium's three modes, by value or by name.
@@ -104,8 +105,10 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.observation_space = batch_space(probe.observation_space, num_envs)
         self.action_space = batch_space(probe.action_space, num_envs)
         self.info_fields = dict(probe.info_fields)
+        self._names = [k for k, v in self.info_fields.items() if v is float]
+        self._names += [k for k, v in self.info_fields.items() if v is not float]
 
-        count = max(1, min(cores() if num_workers is None else num_workers, num_envs))
+        count = min(cores() if num_workers is None else max(1, num_workers), num_envs)
         board = Board(board_layout(probe, num_envs, count))
         probe.close()
         self._arrays = arrays = board.arrays()
@@ -120,12 +123,13 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             Job(make, kwargs, range(*bounds[w : w + 2]), board, same, following, limit, w)
             for w in range(count)
         ]
-        self.workers: Any = [
-            InProcess(job) if num_workers == 0 else Worker(job, timeout) for job in jobs
-        ]
+        # The caller's share is the last one: by then the others are at work.
+        self.workers: list[Worker | InProcess] = [Worker(job, timeout) for job in jobs[:-1]]
+        own = InProcess(jobs[-1]) if not num_workers else Worker(jobs[-1], timeout)
+        self.workers.append(own)
         self._finalizer = weakref.finalize(self, _stop, self.workers)
         self._obs: Any = None
-        self._last: tuple[Tensor, ...] = ()
+        self._last: list[NDArray[Any]] = []  # flags, floats and ints of the last step
         self._waiting = False
         for worker in self.workers:
             if problem := worker.wait():
@@ -157,9 +161,9 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._arrays["flags"][:, rows] = False
         self._arrays["floats"][:2, rows] = 0.0
         self._arrays["ints"][0, rows] = 0
-        obs, flags, floats, ints = self._mirror.take()
-        self._obs, self._last = obs, (flags, floats, ints)
-        return obs, slots(self.info_fields, floats, ints)
+        self._obs, *self._last = self._mirror.take()
+        _, floats, ints = self._mirror.tensors(self._last)
+        return self._obs, self._fields(floats, ints)
 
     def step(self, actions: Any) -> tuple[Any, Tensor, Tensor, Tensor, dict[str, Any]]:
         """One step of every row; see the class for what comes back."""
@@ -172,11 +176,9 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             raise gymnasium.error.ResetNeeded("call envs.reset() before anything else")
         if self._waiting:
             raise RuntimeError("step_async: the step before is still running; call step_wait()")
-        action = to_numpy(actions)
-        if np.shape(action) != self.action_space.shape:
-            raise ValueError(
-                f"actions: shape {np.shape(action)}, expected {self.action_space.shape}"
-            )
+        action = np.asarray(to_numpy(actions))
+        if action.shape != self.action_space.shape:
+            raise ValueError(f"actions: shape {action.shape}, expected {self.action_space.shape}")
         if self.autoreset_mode is AutoresetMode.DISABLED and self._arrays["over"].any():
             raise gymnasium.error.ResetNeeded(
                 "autoreset is disabled and an episode is over: "
@@ -197,10 +199,11 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._restart(worker, problem)
         if not failed and any(self._failures):
             self._failures = [0] * len(self.workers)
-        obs, flags, floats, ints = self._mirror.take()
-        (terminated, truncated, done), numbers, counts = (x.unbind() for x in (flags, floats, ints))
+        mirror = self._mirror
+        obs, *self._last = mirror.take()
+        (terminated, truncated, done), numbers, counts = mirror.tensors(self._last)
         reward, returned = numbers[:2]
-        fields = slots(self.info_fields, numbers, counts)
+        fields = self._fields(numbers, counts)
         info: dict[str, Any] = {
             **fields,
             "objective": reward,
@@ -208,15 +211,15 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             "_episode": done,
         }
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            last, ended = obs, self._arrays["flags"][2]
+            last, ended = obs, self._last[0][2]
             # Where no row was reset, the very same tensors: that tells callers so.
-            if b"\1" in ended.tobytes():
-                last, *final = self._mirror.take_final(obs, floats, ints, ended)
-                fields = slots(self.info_fields, *final)
+            if 1 in ended.tobytes():
+                last, numbers, counts = mirror.take_final(obs, *self._last)
+                fields = self._fields(numbers, counts)
             info["final_obs"], info["_final_obs"] = last, done
             if fields:
                 info["final_info"] = fields
-        self._obs, self._last = obs, (flags, floats, ints)
+        self._obs = obs
         return obs, reward, terminated, truncated, info
 
     def render(self) -> tuple[Any, ...] | None:
@@ -238,15 +241,19 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         if hasattr(self, "_finalizer"):  # Gymnasium closes what was never made, too
             self._finalizer()
 
+    def _fields(self, floats: Any, ints: Any) -> dict[str, Tensor]:
+        """The engines' own numbers by name."""
+        return dict(zip(self._names, (*floats[2:], *ints[1:]), strict=True))
+
     # ---- failures ----------------------------------------------------------------------------
 
-    def _restart(self, worker: Worker, problem: str) -> None:
+    def _restart(self, worker: Worker | InProcess, problem: str) -> None:
         """Start a worker anew; its rows' episodes end as truncated."""
         rows = self._replace(worker, problem)
         arrays = self._arrays
         # What the dead worker wrote may be half a step: take all from the step before.
         self._mirror.put(self._obs, rows)
-        flags, floats, ints = (x[:, rows].numpy(force=True) for x in self._last)
+        flags, floats, ints = (x[:, rows] for x in self._last)
         going = ~flags[2]
         arrays["flags"][:, rows] = [[False], [True], [True]]
         arrays["floats"][:, rows], arrays["ints"][:, rows] = floats, ints
@@ -262,7 +269,7 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def _reset_rows(
         self,
-        workers: Sequence[Worker],
+        workers: Sequence[Worker | InProcess],
         mask: NDArray[np.bool_],
         seeds: NDArray[np.int64] | None = None,
     ) -> None:
@@ -280,7 +287,7 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                     self._arrays["seed"][rows][mask[rows]] = seeds[rows][mask[rows]]
                 worker.send(RESET)
 
-    def _replace(self, worker: Worker, problem: str) -> slice:
+    def _replace(self, worker: Worker | InProcess, problem: str) -> slice:
         """Kill a worker and start it anew, with fresh seeds; returns its rows."""
         w = worker.job.index
         worker.kill()
@@ -299,7 +306,7 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             return self._replace(worker, problem)
         return rows
 
-    def _give_up(self, worker: Worker, problem: str) -> None:
+    def _give_up(self, worker: Worker | InProcess, problem: str) -> None:
         self.close()
         raise WorkerError(f"{worker.name} {problem}")
 
@@ -327,13 +334,15 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return np.array([int(s) for s in start], np.int64)
 
 
-def _stop(workers: list[Worker]) -> None:
+def _stop(workers: list[Worker | InProcess]) -> None:
     for worker in workers:
         worker.stop()
 
 
 class _Mirror:
     """Copies the shared arrays into tensors on the device.
+
+    On the CPU NumPy copies and torch only wraps: with few worlds that is half of torch's own time.
 
     Args:
         device: where the tensors go.
@@ -343,46 +352,55 @@ class _Mirror:
 
     def __init__(self, device: torch.device, space: Any, arrays: dict[str, NDArray[Any]]) -> None:
         self.device, self.space = device, space
-        self.obs = {k: torch.from_numpy(arrays[f"obs.{k}"]) for k in leaves(space)}
-        self.final = {k: torch.from_numpy(arrays[f"final.obs.{k}"]) for k in leaves(space)}
-        self.numbers = [torch.from_numpy(arrays[k]) for k in ("flags", "floats", "ints")]
-        self.final_numbers = [torch.from_numpy(arrays[f"final.{k}"]) for k in ("floats", "ints")]
-        self._pairs = [(arrays[f"obs.{k}"], arrays[f"final.obs.{k}"]) for k in leaves(space)]
-        self._number_pairs = [(arrays[k], arrays[f"final.{k}"]) for k in ("floats", "ints")]
+        self.obs = {k: arrays[f"obs.{k}"] for k in leaves(space)}
+        self.final = {k: arrays[f"final.obs.{k}"] for k in leaves(space)}
+        self.numbers = [arrays[k] for k in ("flags", "floats", "ints")]
+        self.final_numbers = [arrays[f"final.{k}"] for k in ("floats", "ints")]
         flat = isinstance(space, gymnasium.spaces.Dict) and set(self.obs) == set(space.keys())
         self._tree: Callable[[Any], Any] = (lambda x: x) if flat else partial(tree, space)
-        self._copy = torch.Tensor.clone if device.type == "cpu" else self._to_device
+        self._on_cpu = device.type == "cpu"
 
-    def take(self) -> tuple[Any, Tensor, Tensor, Tensor]:
-        """Observations, flags (2, N), floats and ints, as new tensors."""
-        copy = self._copy
-        obs = {k: copy(v) for k, v in self.obs.items()}
-        flags, floats, ints = (copy(x) for x in self.numbers)
-        return self._tree(obs), flags, floats, ints
+    def take(self) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """New tensors of observations; new arrays of flags (3, N), floats and ints."""
+        if self._on_cpu:
+            obs = {k: torch.from_numpy(v.copy()) for k, v in self.obs.items()}
+        else:
+            obs = {k: self._to_device(v) for k, v in self.obs.items()}
+        flags, floats, ints = self.numbers
+        return self._tree(obs), flags.copy(), floats.copy(), ints.copy()
+
+    def tensors(self, numbers: Sequence[NDArray[Any]]) -> list[Any]:
+        """The rows (N,) of each of the arrays."""
+        if self._on_cpu:
+            return [[torch.from_numpy(row) for row in array] for array in numbers]
+        return [self._to_device(array).unbind() for array in numbers]
 
     def take_final(
-        self, obs: Any, floats: Tensor, ints: Tensor, ended: NDArray[np.bool_]
-    ) -> tuple[Any, Tensor, Tensor]:
-        """``obs``, ``floats`` and ``ints`` with the last ones of the ended rows, new tensors."""
-        index = torch.from_numpy(np.flatnonzero(ended)).to(self.device)
-        numbers = []
-        for now, final in zip((floats, ints), self.final_numbers, strict=True):
-            numbers.append(now.index_copy(1, index, self._rows(final.T, ended).T))
+        self, obs: Any, flags: NDArray[Any], floats: NDArray[Any], ints: NDArray[Any]
+    ) -> tuple[Any, Any, Any]:
+        """``obs``, rows of ``floats`` and of ``ints`` with the last ones of ended rows, new."""
+        ended = flags[2]
+        index = torch.from_numpy(ended.nonzero()[0]).to(self.device)
         arrays = {}
         for key, now in self._leaves(obs).items():
-            arrays[key] = now.index_copy(0, index, self._rows(self.final[key], ended))
-        return self._tree(arrays), numbers[0], numbers[1]
+            last = torch.from_numpy(self.final[key][ended]).to(self.device)
+            arrays[key] = now.index_copy(0, index, last)
+        last_numbers = [
+            np.where(ended, final, now)
+            for now, final in zip((floats, ints), self.final_numbers, strict=True)
+        ]
+        return self._tree(arrays), *self.tensors(last_numbers)
 
     def put(self, obs: Any, rows: slice) -> None:
         """Write rows of tensors that were taken back into the shared arrays."""
         for key, value in self._leaves(obs).items():
-            self.obs[key][rows] = value[rows].cpu()
+            self.obs[key][rows] = value[rows].numpy(force=True)
 
     def keep(self, rows: slice) -> None:
         """Copy rows to where an ended row's last observation belongs."""
-        for now, final in self._pairs:
-            final[rows] = now[rows]
-        for now, final in self._number_pairs:
+        for key, now in self.obs.items():
+            self.final[key][rows] = now[rows]
+        for now, final in zip(self.numbers[1:], self.final_numbers, strict=True):
             final[:, rows] = now[:, rows]
 
     def _leaves(self, obs: Any, name: str = "") -> dict[str, Tensor]:
@@ -393,9 +411,6 @@ class _Mirror:
             out.update(self._leaves(value, f"{name}.{key}" if name else key))
         return out
 
-    def _rows(self, x: Tensor, ended: NDArray[np.bool_]) -> Tensor:
-        return x[torch.from_numpy(ended)].to(self.device)
-
-    def _to_device(self, x: Tensor) -> Tensor:
+    def _to_device(self, x: NDArray[Any]) -> Tensor:
         """Through page-locked memory, so that the copy does not wait for the device."""
-        return x.pin_memory().to(self.device, non_blocking=True)
+        return torch.from_numpy(x).pin_memory().to(self.device, non_blocking=True)

@@ -33,7 +33,7 @@ from .engines import Engine, leaves, tree, view
 Layout = Mapping[str, tuple[tuple[int, ...], Any]]
 STEP, RESET, RENDER, CLOSE = range(4)
 _POLL = 0.2  # seconds between two looks whether the other side lives
-_LOOKS = 500 if hasattr(os, "sched_yield") else 0  # for the next command, before falling asleep
+_LOOKS = 500 if hasattr(os, "sched_yield") else 0  # at a semaphore, before falling asleep
 # Forking takes milliseconds, and scripts need no ``if __name__ == "__main__"``. Where processes
 # cannot be forked safely they are spawned.
 _CONTEXT: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
@@ -162,7 +162,7 @@ class Worker:
 
     def wait(self) -> str:
         """Until the worker is ready; empty, or what went wrong with it."""
-        if self._done.acquire(True, _POLL):
+        if _taken(self._done, _POLL):
             return ""
         deadline = time.monotonic() + self.timeout - _POLL
         while not self._done.acquire(True, min(_POLL, self.timeout)):
@@ -200,7 +200,7 @@ class Worker:
 class InProcess:
     """``Worker`` without a process: its engines step in the caller's, and raise there.
 
-    For few worlds that step fast: waking a process takes longer than a step of theirs.
+    Waking a process and waiting for it takes as long as a few steps of fast worlds.
     """
 
     def __init__(self, job: Job) -> None:
@@ -245,7 +245,7 @@ def _serve(job: Job, go: Any, done: Any, pipe: Any, parent: int) -> None:
         rows = _Rows(job)
         done.release()
         while True:
-            while not _woken(go):
+            while not _taken(go, 5.0):
                 if os.getppid() != parent:
                     return
             command = int(rows.command[0])
@@ -266,18 +266,18 @@ def _serve(job: Job, go: Any, done: Any, pipe: Any, parent: int) -> None:
         os._exit(1)  # whatever engines would do at exit, they may be broken
 
 
-def _woken(go: Any) -> bool:
-    """Wait for the next command; False after some seconds without one.
+def _taken(semaphore: Any, seconds: float) -> bool:
+    """Take a semaphore; False where nobody released it for so long.
 
-    Between two steps of a rollout there is little time, and a worker that falls asleep in it finds
-    its caches cold: so first it looks again and again, a quarter of a millisecond at most, and
-    leaves its core to anybody who wants it.
+    Between two steps of a rollout there is little time, and whoever falls asleep in it finds its
+    caches cold: so first it looks again and again, a quarter of a millisecond at most, and leaves
+    its core to anybody who wants it.
     """
     for _ in range(_LOOKS):
-        if go.acquire(False):
+        if semaphore.acquire(False):
             return True
         os.sched_yield()
-    return bool(go.acquire(True, 5.0))
+    return bool(semaphore.acquire(True, seconds))
 
 
 class _Rows:

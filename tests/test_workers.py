@@ -374,7 +374,7 @@ def test_batches_render_row_by_row() -> None:
     ("kwargs", "message"),
     [
         ({"num_envs": 0}, "num_envs=0"),
-        ({"num_workers": 0}, "num_workers=0"),
+        ({"num_workers": -1}, "num_workers=-1"),
         ({"max_episode_steps": 0}, "max_episode_steps=0"),
         ({"timeout": 0.0}, "timeout=0.0"),
         ({"render_mode": "human"}, "render_mode='human'"),
