@@ -20,6 +20,7 @@ from rich.table import Table
 
 from .data.commands import app as data
 from .llm.commands import app as llm
+from .rlhf.commands import app as rlhf
 
 app = typer.Typer(
     add_completion=False,
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.add_typer(llm, name="llm")
+app.add_typer(rlhf, name="rlhf")
 console = Console()
 _state: dict[str, Any] = {"debug": False, "plugins": ()}
 
