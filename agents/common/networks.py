@@ -265,7 +265,54 @@ class RunningMoments(nn.Module):
         self.count.copy_(total)
 
 
-class ActorCritic(nn.Module):
+class FlatModule(nn.Module):
+    """A network whose parameters can be laid into one tensor, and cut from another."""
+
+    def flatten(self) -> nn.Parameter:
+        """Lay all parameters, and their gradients, into one tensor each.
+
+        The network's own parameters become views of it, so that clipping and Adam are a handful of
+        operations however many layers there are.
+        """
+        own = list(self.parameters())
+        flat = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in own]))
+        flat.grad = torch.zeros_like(flat)
+        start = 0
+        for p in own:
+            end = start + p.numel()
+            p.data = flat.data[start:end].view_as(p)
+            p.grad = flat.grad[start:end].view_as(p)
+            start = end
+        return flat
+
+    @contextmanager
+    def using(self, flat: Tensor) -> Iterator[None]:
+        """Inside, the parameters are cut from ``flat`` (P,), laid out as by ``flatten``."""
+        own = [
+            (m, name, p)
+            for m in self.modules()
+            for name, p in m._parameters.items()
+            if p is not None
+        ]
+        try:
+            for (module, name, p), piece in zip(
+                own, flat.split([p.numel() for _, _, p in own]), strict=True
+            ):
+                module._parameters[name] = piece.view_as(p)  # type: ignore[assignment]
+            self._find_parameters()
+            yield
+        finally:
+            for module, name, p in own:
+                module._parameters[name] = p
+            self._find_parameters()
+
+    def _find_parameters(self) -> None:
+        for module in self.modules():
+            if isinstance(module, MLP):
+                module._find_parameters()
+
+
+class ActorCritic(FlatModule):
     """A policy and a value function.
 
     Actor and critic are separate networks; recurrent cores and what reads pictures or NetHack are
@@ -321,49 +368,6 @@ class ActorCritic(nn.Module):
         self.width = width
         self.policy_head = MLP([width, *hidden, num_outputs], activation, 0.01)
         self.value_head = MLP([width, *hidden, 1], activation, 1.0)
-
-    def flatten(self) -> nn.Parameter:
-        """Lay all parameters, and their gradients, into one tensor each.
-
-        The network's own parameters become views of it, so that clipping and Adam are a handful of
-        operations however many layers there are.
-        """
-        own = list(self.parameters())
-        flat = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in own]))
-        flat.grad = torch.zeros_like(flat)
-        start = 0
-        for p in own:
-            end = start + p.numel()
-            p.data = flat.data[start:end].view_as(p)
-            p.grad = flat.grad[start:end].view_as(p)
-            start = end
-        return flat
-
-    @contextmanager
-    def using(self, flat: Tensor) -> Iterator[None]:
-        """Inside, the parameters are cut from ``flat`` (P,), laid out as by ``flatten``."""
-        own = [
-            (m, name, p)
-            for m in self.modules()
-            for name, p in m._parameters.items()
-            if p is not None
-        ]
-        try:
-            for (module, name, p), piece in zip(
-                own, flat.split([p.numel() for _, _, p in own]), strict=True
-            ):
-                module._parameters[name] = piece.view_as(p)  # type: ignore[assignment]
-            self._find_parameters()
-            yield
-        finally:
-            for module, name, p in own:
-                module._parameters[name] = p
-            self._find_parameters()
-
-    def _find_parameters(self) -> None:
-        for module in self.modules():
-            if isinstance(module, MLP):
-                module._find_parameters()
 
     def encode(self, obs: Obs) -> tuple[Tensor, Tensor]:
         """Features for the actor and for the critic (the same tensor where they are shared)."""
