@@ -110,13 +110,14 @@ def satisfaction(model: Model, policies: Array, goal: Automaton, labels: Codes) 
 def trajectories(model: Model, policies: Array, steps: int) -> Array:
     """(K, M) probability of each sequence of states and actions of so many steps.
 
-    The expectation of any function of such a trajectory is linear in them.
+    From the first state to the last: ``s_0 a_0 s_1 a_1 ... s_steps``. The expectation of any
+    function of such a trajectory is linear in them.
     """
     reach = np.broadcast_to(model.initial, (len(policies), 1, len(model.initial)))
     for _ in range(steps):
         moves = np.einsum("kms,ksa,sat->kmsat", reach, policies, model.transition, optimize=True)
         reach = moves.reshape(len(policies), -1, len(model.initial))
-    return np.asarray(reach.sum(-1))
+    return np.asarray(reach.reshape(len(policies), -1))
 
 
 def regularised_features(model: Model, policies: Array, gamma: float) -> Array:

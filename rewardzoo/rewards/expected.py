@@ -137,15 +137,18 @@ class OuterNonlinear(ExpectedReturns):
 class Constrained(ExpectedReturns):
     """Pays a reward less the price of its costs, and raises prices until the limits are kept.
 
-    ``(r - sum_k lambda_k c_k) / (1 + sum_k lambda_k)``, where each update moves a price by ``step``
-    times the excess of the expected discounted cost over its limit, and never below 0: the
-    Lagrangian of "maximise the return, with each expected cost within its limit".
+    ``(r - sum_k lambda_k c_k) / (1 + sum_k lambda_k)``, the Lagrangian of "maximise the return,
+    with each expected cost within its limit". Each update moves ``prices`` by ``step`` times the
+    excess of the expected discounted cost over its limit, and never below 0; ``lambda`` is the
+    price plus ``damping`` times the present excess, and never below 0: an agent answers late to a
+    price, and without damping both swing.
 
     Args:
         reward: what is to be maximised.
         costs: what is limited: a reward function, or several.
         limits: of the expected discounted sum of each cost over an episode: a number, or several.
         step: of a price at an update.
+        damping: how much of the present excess is added to a price; 0 is plain dual ascent.
         gamma: the agent's discount, or "agent".
 
     Example:
@@ -153,8 +156,8 @@ class Constrained(ExpectedReturns):
         >>> make_reward("constrained(objective, novelty(), 0.5, step=0.1)").limits
         tensor([0.5000])
 
-    Paper: Altman (1999), "Constrained Markov decision processes"; Tessler et al. (2019), "Reward
-    constrained policy optimization".
+    Paper: Altman (1999), "Constrained Markov decision processes"; Stooke et al. (2020), "Responsive
+    safety in reinforcement learning by PID Lagrangian methods".
     """
 
     def __init__(
@@ -163,6 +166,7 @@ class Constrained(ExpectedReturns):
         costs: RewardFunction | Sequence[RewardFunction],
         limits: float | Sequence[float],
         step: float = 0.05,
+        damping: float = 0.0,
         gamma: float | str = "agent",
     ) -> None:
         costs = [costs] if isinstance(costs, RewardFunction) else list(costs)
@@ -173,6 +177,7 @@ class Constrained(ExpectedReturns):
         super().__init__([reward, *costs], gamma, first)
         self.limits = torch.tensor([number("limits", x) for x in limits])
         self.step = number("step", step, 0.0)
+        self.damping = number("damping", damping, 0.0)
         self.prices = torch.zeros(len(costs))
 
     def reweigh(self) -> Tensor:
@@ -180,5 +185,5 @@ class Constrained(ExpectedReturns):
         excess = self.returns[1:] - self.limits
         moved = (self.prices + self.step * excess).clamp(min=0.0)
         self.prices = torch.where(self._episodes > 0, moved, self.prices)
-        total = 1.0 + self.prices.sum()
-        return torch.cat((torch.ones_like(self.prices[:1]), -self.prices)) / total
+        asked = (self.prices + self.damping * excess).clamp(min=0.0)
+        return torch.cat((torch.ones_like(asked[:1]), -asked)) / (1.0 + asked.sum())

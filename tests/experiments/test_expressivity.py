@@ -1,0 +1,245 @@
+"""Each task separates what it says it does; the diagram follows; the claims can come out either way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure as Canvas
+
+from rewardzoo.agents.tabular import mdp_of, policy_iteration
+from rewardzoo.experiments import expressivity as e
+from rewardzoo.experiments import expressivity_tasks as tasks
+from rewardzoo.jobs import Job, collect_results, run_job
+from rewardzoo.metrics.expressivity import (
+    Model,
+    linear_order,
+    machine_occupancies,
+    occupancies,
+    pairs,
+    same_order,
+    satisfaction,
+    trajectories,
+)
+from rewardzoo.results import ArmResult, Results
+from rewardzoo.rewards.machine import automaton
+
+BY_NAME = {make.__name__: make for make in tasks.TASKS}
+EXPRESSED = [(n, f) for n, make in BY_NAME.items() for f in make().expressed]
+REFUTED = [(n, f) for n, make in BY_NAME.items() for f in make().refuted]
+SEARCHED = {("always", "RM"), ("leaving", "RM")}  # hundreds of machines
+
+
+@pytest.mark.parametrize(("task", "formalism"), EXPRESSED)
+def test_its_specification_orders_all_policies_as_the_task(task: str, formalism: str) -> None:
+    assert BY_NAME[task]().agreement(formalism) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("task", "formalism"),
+    [
+        pytest.param(*pair, marks=[pytest.mark.slow] if pair in SEARCHED else [])
+        for pair in REFUTED
+        if pair != ("lexicographic", "FPR")  # a proof by cardinality
+    ],
+)
+def test_its_certificate_holds(task: str, formalism: str) -> None:
+    found = BY_NAME[task]().refuted[formalism](np.random.default_rng(0))
+    assert found.holds and np.isfinite(found.number)
+
+
+@pytest.mark.parametrize(("task", "labels", "size"), [("always", "a", 2), ("leaving", "place", 1)])
+def test_small_machines_cannot_jump(task: str, labels: str, size: int) -> None:
+    """The search of the slow tests, over machines one state smaller."""
+    found = BY_NAME[task]()
+    moves = found.model.transition
+    codes = tasks.by_action(found.model)
+    if labels == "place":
+        codes = np.arange(4).reshape(2, 2, 1).repeat(2, 2)
+    assert moves.shape == codes.shape
+    assert tasks.continuity(found.model, found.policies, found.value, codes, size).holds
+
+
+def test_certificates_fail_where_the_formalism_can() -> None:
+    """They do not refute what is expressible: each kind on a task of its own."""
+    ranking = tasks.ranking()
+    features = occupancies(ranking.model, ranking.policies, tasks.GAMMA)[:, 0]
+    assert not tasks.linear(features, ranking.value).holds
+    assert not tasks.levels(ranking.model, lambda x: (x[:, 0, 0] == 1).astype(float)).holds
+    assert not tasks.lines(lambda y: y @ np.array([1.0, 2.0]), (0.3, 0.3), 0.1, 3.0).holds
+    labels = tasks.by_action(ranking.model)
+    some = ranking.policies[:, 0, 0]
+    assert not tasks.continuity(ranking.model, ranking.policies, some, labels, 1).holds
+    first = tasks.first_step()
+    assert not tasks.lottery(first.model, first.policies, first.value).holds
+
+
+def test_a_machine_and_an_outer_function_both_want_three_tenths() -> None:
+    """``-(p - .3)^2``: two steps of a machine say it exactly, and no Markov reward can."""
+    model = tasks.model_of(tasks.dynamics.TwoChoices)
+    p = np.linspace(0, 1, 11)
+    policies = np.stack((p, 1 - p), -1)[:, None].repeat(3, 1)
+    wanted = -((p - 0.3) ** 2)
+    table = np.array([[1, 2], [1, 1], [2, 2]])  # remembers the first choice: b, a
+    reward = np.zeros((3, 2))
+    # aa -.49, ab and ba .21, bb -.09, paid at the second choice
+    reward[1], reward[2] = (-0.09, 0.21), (0.21, -0.49)
+    seen = machine_occupancies(model, policies, table, 0, tasks.by_action(model), 1.0 - 1e-12)
+    np.testing.assert_allclose((seen * reward).sum((1, 2)), wanted, atol=1e-9)
+    one = Model(model.transition[:1, :, :1] * 0 + 1.0, np.ones(1), np.zeros(1, bool))
+    visits = occupancies(one, policies[:, :1], 0.9).reshape(11, -1)
+    assert same_order(-((visits[:, 0] * 0.1 - 0.3) ** 2), wanted) == 1.0
+    assert linear_order(visits, *pairs(wanted)).certificate is not None
+
+
+def test_sure_thing_and_lottery_of_equal_mean() -> None:
+    """E[min(G, 1)] prefers 1 for sure to 0 or 2: a function of the trajectory, not of E[G]."""
+    moves = np.zeros((4, 2, 4))
+    moves[0, 0, 1] = 1.0
+    moves[0, 1, 2] = moves[0, 1, 3] = 0.5
+    moves[1:, :, :] = np.eye(4)[1:, None]
+    model = Model(moves, np.eye(4)[0], np.array([False, True, True, True]))
+    p = np.linspace(0, 1, 5)
+    policies = np.full((5, 4, 2), 0.5)
+    policies[:, 0] = np.stack((p, 1 - p), -1)
+    paid = np.array([0.0, 1.0, 0.0, 2.0])
+    end = trajectories(model, policies, 1).reshape(5, 4, 2, 4).sum((1, 2))
+    assert np.ptp(end @ paid) < 1e-12  # under the given reward all policies tie
+    assert same_order(end @ np.minimum(paid, 1.0), p) == 1.0
+    # Yet another Markov reward, of the action, says the same: this separates no formalisms.
+    assert same_order(occupancies(model, policies, 0.9)[:, 0, 0], p) == 1.0
+
+
+@pytest.mark.parametrize("text", ["a", "F a", "G a", "a & X !a", "!a U (a & X a)", "a R X a"])
+def test_deterministic_policies_satisfy_a_formula_or_do_not(text: str) -> None:
+    """Why three levels are too many for temporal logic."""
+    model = tasks.model_of(tasks.dynamics.OneState)
+    found = satisfaction(model, np.eye(3)[:, None], automaton(text), tasks.by_action(model))
+    assert np.isin(found.round(12), (0.0, 1.0)).all()
+
+
+def everything_holds() -> tuple[dict[Any, float], dict[Any, tasks.Evidence]]:
+    made = [make() for make in tasks.TASKS]
+    agreement = {(t.name, f): 1.0 for t in made for f in t.expressed}
+    sure = tasks.Evidence("linear", True, 0.0, "")
+    return agreement, {(t.name, f): sure for t in made for f in t.refuted}
+
+
+def test_the_diagram_follows_and_is_whole() -> None:
+    agreement, evidence = everything_holds()
+    relations = {(r.first, r.second): r.says for r in tasks.diagram(agreement, evidence)}
+    assert len(relations) == 110 and "open" not in relations.values()
+    assert sum(says == "expresses" for says in relations.values()) == 40
+    for x in e.FIVE:
+        assert all(relations[x, y] == "does not" for y in e.FIVE if y != x)
+    # Inclusion is a partial order.
+    for (x, y), says in relations.items():
+        assert says == "does not" or relations[y, x] == "does not"
+        for z in tasks.MEMBERS:
+            if z not in (x, y) and says == "expresses" == relations[y, z]:
+                assert relations[x, z] == "expresses"
+
+
+def test_a_failed_computation_leaves_pairs_open_and_a_false_one_is_caught() -> None:
+    agreement, evidence = everything_holds()
+    evidence["in the long run", "ONMR"] = tasks.Evidence("curves", False, 0.0, "")
+    found = {(r.first, r.second): r.says for r in tasks.diagram(agreement, evidence)}
+    assert found["ONMR", "LAR"] == "open" and found["RM", "LAR"] == "does not"
+    evidence["ranking", "PO"] = tasks.Evidence("linear", True, 0.0, "")
+    with pytest.raises(AssertionError, match="includes"):
+        tasks.diagram(agreement, evidence)
+
+
+def test_constrained_optimum_of_the_shortcut() -> None:
+    """Short with chance 1/3: two ninths of the way from the long route's return to the short's."""
+    mdp = mdp_of(e.ENV, **e.SHORTCUT)
+    cost = mdp.transition[:, :, e.RISKY["risk"]].sum(-1)
+    cost[mdp.terminal] = 0.0
+    short, long, toll = 0.9**3, 0.9**7, 0.9
+    share = e.LIMIT / toll
+    best = e.constrained_optimum(mdp, cost, e.LIMIT, e.RISK_GAMMA)
+    assert best == pytest.approx(share * short + (1 - share) * long)
+    assert e.constrained_optimum(mdp, cost, 9.0, e.RISK_GAMMA) == pytest.approx(short)
+    assert e.constrained_optimum(mdp, cost, 0.0, e.RISK_GAMMA) == pytest.approx(long)
+
+
+def test_product_of_the_errand() -> None:
+    world = {**e.CORRIDOR, "slip": 0.0}
+    model = e.product(mdp_of(e.ENV, **world), e.Machine.read(e.ERRAND), e.ENDS)
+    value, _ = policy_iteration(model, e.ERRAND_GAMMA)
+    assert float(value @ model.initial) == pytest.approx(e.ERRAND_GAMMA**11)
+    assert torch.equal(model.initial.nonzero(), torch.tensor([[12]]))
+
+
+# ---- claims --------------------------------------------------------------------------------------
+
+SEEDS = [1, 2, 3, 4, 5]
+NOISE = np.array([-0.02, -0.01, 0.0, 0.01, 0.02])
+
+
+def made_up(final: dict[str, dict[str, Any]]) -> Results:
+    arms = [
+        ArmResult(label, "", "", "", SEEDS, {}, {k: np.resize(v, 5) for k, v in values.items()})
+        for label, values in final.items()
+    ]
+    return Results("x", "", "", arms, "", "")
+
+
+def test_the_diagrams_claims_hold_or_fail() -> None:
+    good = {"open": 0.0, "agreement": 1.0, "certificates": 19.0, "certified": 19.0,
+            "expresses": 40.0, "does_not": 70.0, "apart": 20.0}  # fmt: skip
+    assert e.diagram_is_decided(made_up({e.DIAGRAM: good})).outcome == "holds"
+    assert e.five_are_apart(made_up({e.DIAGRAM: good})).outcome == "holds"
+    for change in ({"open": 1.0}, {"agreement": 0.99}, {"certified": 18.0}):
+        assert e.diagram_is_decided(made_up({e.DIAGRAM: {**good, **change}})).outcome == "fails"
+    assert e.five_are_apart(made_up({e.DIAGRAM: {**good, "apart": 19.0}})).outcome == "fails"
+
+
+@pytest.mark.parametrize(
+    ("gap", "outcome"), [(0.5, "holds"), (-0.5, "fails"), (0.0, "inconclusive")]
+)
+def test_claims_of_one_arm_above_another(gap: float, outcome: str) -> None:
+    check = e.better("More.", e.SEEING, e.BLIND, "value", "x")
+    results = made_up({e.SEEING: {"value": gap + NOISE}, e.BLIND: {"value": 0.0}})
+    assert check(results).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("share", "outcome"), [(0.99, "holds"), (0.9, "fails"), (0.95, "inconclusive")]
+)
+def test_claims_of_nearness_to_an_optimum(share: float, outcome: str) -> None:
+    results = made_up({e.SEEING: {"value": 2 * (share + NOISE), "optimum": 2.0}})
+    assert e.near_optimal("Near.", e.SEEING)(results).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("seen", "kept", "binds"),
+    [(0.2, "holds", "fails"), (0.5, "fails", "holds"), (0.35, "inconclusive", "inconclusive")],
+)
+def test_claims_of_the_limit(seen: float, kept: str, binds: str) -> None:
+    results = made_up({e.PRICED: {"risk": seen + NOISE}, e.FREE: {"risk": seen + NOISE}})
+    assert e.limit_is_kept(results).outcome == kept
+    assert e.limit_binds(results).outcome == binds
+
+
+@pytest.mark.slow
+def test_the_experiment_runs_and_draws(tmp_path: Path) -> None:
+    experiment, budget = e.EXPERIMENT, e.EXPERIMENT.budgets["smoke"]
+    jobs = [
+        Job(experiment.name, i, seed, budget, tmp_path / arm.slug / f"seed-{seed}")
+        for seed in (100, 101)
+        for i, arm in enumerate(experiment.grid)
+    ]
+    for job in jobs:
+        run_job(job)
+    results = collect_results(experiment, jobs, "", "smoke")
+    for claim in experiment.claims:
+        assert claim.check(results).n == 2
+    for figure in experiment.figures:
+        canvas = Canvas(figsize=figure.size)
+        figure.draw(canvas, results)
+        canvas.savefig(tmp_path / "x.svg")
+    assert "RM      does not   LTL" in (tmp_path / "the-diagram/seed-100/diagram.txt").read_text()
