@@ -1,0 +1,235 @@
+"""Process rewards: identities of implicit rewards on an enumerable model, PRIME's advantages."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from rewardzoo.rlhf.decoder import Decoder, DecoderConfig, LanguageModel
+from rewardzoo.rlhf.evaluation import auroc
+from rewardzoo.rlhf.online import OnlineConfig, OnlineTrainer
+from rewardzoo.rlhf.policy_gradient import rloo
+from rewardzoo.rlhf.process_rewards import (
+    ImplicitReward,
+    Prime,
+    aggregate,
+    fit_outcomes,
+    head_scores,
+    outcome_loss,
+    prime_advantage,
+    step_rewards,
+)
+from rewardzoo.rlhf.reward_models import RewardModel
+from rewardzoo.rlhf.sequences import pack
+from rewardzoo.rlhf.tasks import EOS, Arithmetic
+
+from .enumerable import EOS as END
+from .enumerable import PREFIXES, SEQUENCES, V, logps, table
+
+TASK = Arithmetic(n=3, wrong_cells=0.4, wrong_prob=0.5)
+
+
+class Table(LanguageModel):
+    """The enumerable policy: a prompt of one token, then one of 40 sequences."""
+
+    vocab_size, width, eos = V, V, END
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = torch.nn.Parameter(logits)
+
+    def hidden(self, ids, mask=None):
+        rows = []
+        for row in ids[:, 1:].tolist():
+            prefixes = [tuple(row[:i]) for i in range(len(row) + 1)]
+            rows.append([PREFIXES.index(p) if p in PREFIXES else 0 for p in prefixes])
+        return self.logits[torch.tensor(rows)]
+
+    def head(self, hidden):
+        return hidden
+
+
+def everything():
+    return pack([[1]] * 40, [list(s) for s in SEQUENCES])
+
+
+def tilted(ref, r, beta):
+    """Logits of the policy that is ref times exp(r / beta), normalised."""
+    p = (logps(ref) + r / beta).softmax(0)
+    mass = [sum(p[i] for i, s in enumerate(SEQUENCES) if s[: len(q)] == q) for q in prefixes()]
+    at = dict(zip(prefixes(), mass, strict=True))
+    return torch.stack([torch.stack([at[(*q, v)].log() for v in range(V)]) for q in PREFIXES])
+
+
+def prefixes():
+    return sorted({s[:i] for s in SEQUENCES for i in range(len(s) + 1)})
+
+
+def test_a_model_equal_to_the_reference_rewards_nothing():
+    reward = ImplicitReward(Table(table(0)), Table(table(0)))
+    assert not reward.token_rewards(everything()).any() and not reward(everything()).any()
+
+
+def test_implicit_rewards_of_an_exponential_tilt_are_soft_values():
+    ref, beta = table(1), 0.7
+    r = torch.randn(40, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    reward = ImplicitReward(Table(tilted(ref, r, beta)), Table(ref), beta)
+    batch = everything()
+    log_z = torch.logsumexp(logps(ref) + r / beta, 0)
+    torch.testing.assert_close(reward(batch), r - beta * log_z)
+    reached = reward.token_rewards(batch).detach().cumsum(1)
+    for i, s in enumerate(SEQUENCES):
+        for t in range(len(s)):
+            like = torch.tensor([q[: t + 1] == s[: t + 1] for q in SEQUENCES])
+            p = logps(ref)[like].softmax(0)
+            value = beta * ((p * (r[like] / beta).exp()).sum().log() - log_z)
+            torch.testing.assert_close(reached[i, t], value)
+
+
+def test_rewards_of_steps_sum_to_the_completions():
+    reward = ImplicitReward(Table(table(0)), Table(table(1)))
+    batch = everything()
+    tokens = reward.token_rewards(batch).detach()
+    steps = step_rewards(tokens, torch.tensor([0, 1]))
+    torch.testing.assert_close(steps.sum(1), reward(batch))
+    torch.testing.assert_close(steps[:, 0], tokens[:, 0])
+    assert steps.shape == (40, 3)
+
+
+def test_a_longer_prompt_or_padding_changes_no_reward():
+    size = DecoderConfig(16, 24, 16, 1, eos=EOS)
+    reward = ImplicitReward(Decoder(size, seed=1).eval(), Decoder(size, seed=0).eval())
+    together = reward(pack([[2, 3, 4], [5]], [[3, EOS], [4, 5, 6, EOS]]))
+    alone = [reward(pack([x], [y])) for x, y in (([2, 3, 4], [3, EOS]), ([5], [4, 5, 6, EOS]))]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
+
+
+def test_scores_of_steps_are_put_together_as_named():
+    scores = torch.tensor([[1.0, -2.0, 4.0]])
+    found = [float(aggregate(scores, how)) for how in ("min", "sum", "mean", "last")]
+    assert found == [-2.0, 3.0, 1.0, 4.0]
+    with pytest.raises(ValueError, match="how='max'"):
+        aggregate(scores, "max")
+
+
+def test_the_loss_of_outcomes_does_not_saturate_and_its_gradient_is_the_error():
+    log_odds = torch.tensor([200.0, -200.0, 0.0], requires_grad=True)
+    outcome_loss(log_odds, torch.tensor([False, True, True])).backward()
+    torch.testing.assert_close(log_odds.grad, torch.tensor([1.0, -1.0, -0.5]) / 3)
+
+
+def batch_of(k=4, prompts=6, t=5, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, t + 1, (prompts * k, 1), generator=g)
+    mask = torch.arange(t) < lengths
+    tokens = torch.randn(prompts * k, t, generator=g, dtype=torch.float64) * mask
+    outcome = (torch.rand(prompts * k, generator=g) < 0.5).double()
+    return tokens, outcome, mask
+
+
+def test_without_process_rewards_prime_is_leave_one_out():
+    tokens, outcome, mask = batch_of()
+    expected = rloo(outcome, 4).unsqueeze(1) * mask
+    assert torch.equal(prime_advantage(tokens, outcome, mask, 4, weight=0.0), expected)
+    zero = torch.zeros_like(tokens)
+    assert torch.equal(prime_advantage(zero, outcome, mask, 4), expected)
+
+
+def test_primes_process_advantage_of_every_token_by_its_definition():
+    tokens, outcome, mask = batch_of(k=3)
+    found = prime_advantage(tokens, 0 * outcome, mask, 3, weight=1.0)
+    scale = max(abs(float(row[t:].sum())) for row in tokens for t in range(5)) + 1e-6
+    means = [float((row / scale).sum() / m.sum()) for row, m in zip(tokens, mask, strict=True)]
+    for i in range(len(tokens)):
+        first = i // 3 * 3
+        others = [means[j] for j in range(first, first + 3) if j != i]
+        to_go = 0.0
+        for t in reversed(range(5)):
+            if mask[i, t]:
+                r = float(tokens[i, t]) / scale
+                to_go += r - sum(others) / 2 + (r - means[i]) / 2
+            assert float(found[i, t]) == pytest.approx(to_go if mask[i, t] else 0.0, abs=1e-9)
+
+
+def test_primes_advantages_ignore_the_scale_of_process_rewards_and_rewards_shared_by_a_prompt():
+    tokens, outcome, mask = batch_of()
+    found = prime_advantage(tokens, outcome, mask, 4)
+    torch.testing.assert_close(
+        prime_advantage(100 * tokens, outcome, mask, 4), found, atol=1e-5, rtol=0
+    )
+    shared = torch.arange(6.0).repeat_interleave(4).double()
+    torch.testing.assert_close(prime_advantage(tokens, outcome + shared, mask, 4), found)
+    same = prime_advantage(mask.double(), 0 * outcome, mask, 4)
+    torch.testing.assert_close(same, torch.zeros_like(same))
+
+
+def models():
+    size = DecoderConfig(TASK.vocab_size, TASK.max_length, 32, 1, eos=EOS)
+    return Decoder(size, seed=0).eval()
+
+
+@pytest.mark.parametrize("kind", ["implicit", "outcome"])
+def test_rewards_learn_which_answers_are_right_and_the_implicit_one_where_they_went_wrong(kind):
+    base = models()
+    generator = torch.Generator().manual_seed(0)
+    train, test = TASK.corpus(512, generator), TASK.corpus(512, generator)
+    # Beta 1 and no warm reference: what is tested is the loss, not the paper's setting.
+    reward = ImplicitReward(base, base, 1.0) if kind == "implicit" else RewardModel(base)
+    fit_outcomes(reward, train, TASK.verify(train), epochs=12, batch_size=64, learning_rate=3e-3)
+    with torch.no_grad():
+        assert auroc(reward.raw(test), TASK.verify(test)) > 0.65
+        if kind == "outcome":
+            assert head_scores(reward, test, TASK.ends).shape == (512, 2)
+            return
+        steps = step_rewards(reward.token_rewards(test), TASK.ends)[:, :-1]
+    assert auroc(steps.flatten(), TASK.verify_steps(test).local.flatten()) > 0.7
+
+
+def trainer(learning_rate=1e-2, **config):
+    base = models()
+    reward = Prime(TASK.verify, ImplicitReward(base, base), learning_rate)
+    hyperparameters = OnlineConfig(
+        algorithm="prime", prompts=4, new_tokens=TASK.new_tokens, seed=5, **config
+    )
+    return OnlineTrainer(copy.deepcopy(base), base, reward, TASK.prompts, hyperparameters)
+
+
+def test_a_batch_is_scored_before_the_process_reward_learns_from_it():
+    one = trainer()
+    before = copy.deepcopy(one.reward.implicit.model.state_dict())
+    batch = TASK.corpus(8, torch.Generator().manual_seed(0))
+    one.reward(batch)
+    assert not one.reward.token_rewards(batch).any()
+    assert float(one.reward.update()["process/loss"]) == pytest.approx(0.6931, abs=1e-3)
+    assert one.reward.token_rewards(batch).any()
+    after = one.reward.implicit.model.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_frozen_process_reward_learns_nothing():
+    one = trainer(learning_rate=0.0)
+    one.train(2)
+    batch = TASK.corpus(8, torch.Generator().manual_seed(0))
+    assert not one.reward.token_rewards(batch).any() and one.reward.update() == {}
+
+
+def test_prime_goes_on_from_its_checkpoint_as_if_it_had_never_stopped(tmp_path):
+    whole, first, second = trainer(), trainer(), trainer()
+    whole.train(4)
+    first.train(2)
+    first.save(tmp_path / "checkpoint.pt")
+    second.load(tmp_path / "checkpoint.pt")
+    second.train(2)
+    for a, b in (
+        (whole.policy, second.policy),
+        (whole.reward.implicit.model, second.reward.implicit.model),
+    ):
+        for x, y in zip(a.parameters(), b.parameters(), strict=True):
+            assert torch.equal(x, y)
+
+
+def test_bad_beta_is_refused():
+    with pytest.raises(ValueError, match="beta=0"):
+        ImplicitReward(models(), models(), 0)
