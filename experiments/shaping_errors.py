@@ -107,14 +107,6 @@ class Progress(Misuse):
         return (self.phi(t.next_obs) - self.phi(t.obs)).clamp(min=0.0)
 
 
-class Level(Misuse):
-    """Pays the potential itself at every step: a bonus for being where it is high."""
-
-    def __call__(self, t: Transition) -> Tensor:
-        """``phi(s')``."""
-        return self.phi(t.next_obs)
-
-
 # ---- problems ------------------------------------------------------------------------------------
 
 

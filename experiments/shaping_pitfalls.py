@@ -15,7 +15,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from rewardzoo.agents.tabular import (
@@ -30,15 +29,13 @@ from rewardzoo.metrics.planning import random_transitions
 from rewardzoo.metrics.statistics import paired_difference, stratified_bootstrap
 from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
-from rewardzoo.rewards import Normalise, Potential, VectorRewardWrapper, env_reward
+from rewardzoo.rewards import Potential, env_reward
 from rewardzoo.rewards.base import RewardFunction
-from rewardzoo.testing.scripted import scripted_envs
 from rewardzoo.verdicts import above, below, within
 
 from .shaping_errors import (
     COUNTER_EXAMPLES,
     GAMMA,
-    Level,
     Progress,
     ResetAsSuccessor,
     TerminalKept,
@@ -47,6 +44,7 @@ from .shaping_errors import (
     slips,
     table,
 )
+from .shaping_frameworks import frameworks
 
 SLIPS = {
     "terminal": "terminal potential kept",
@@ -62,8 +60,14 @@ EXAMPLES, RANDOM, Q_LEARNING, FRAMEWORKS = (
     "Gymnasium's wrappers",
 )
 PLAIN, SHAPED = "corridor: objective", "corridor: potential"
-CAR, CAR_SHAPED, CAR_NAIVE = "car: objective", "car: potential", "car: bonus for energy"
-ENV, CAR_ENV, CAR_GAMMA = "rewardzoo/GridWorld-v0", "MountainCar-v0", 0.99
+CAR, CAR_SHAPED = "car: objective", "car: potential"
+LAKE, LAKE_SHAPED, LAKE_NAIVE = (
+    "lake: objective",
+    "lake: potential",
+    f"lake: {SLIPS['progress']}",
+)
+ENV, CAR_ENV, LAKE_ENV = "rewardzoo/GridWorld-v0", "MountainCar-v0", "FrozenLake-v1"
+LONG_GAMMA = 0.99
 MAP = "T.....S.G"
 EQUIVALENT = 0.05
 """Objective returns on the corridor within this are the same; fixed before looking."""
@@ -75,7 +79,7 @@ SWING = 100.0
 
 
 def counter_examples(trial: Any) -> dict[str, float]:
-    """By how much the best action leads, shaped right and with each slip, on its counter-example."""
+    """The lead of the best action of each counter-example, shaped right and with its slip."""
     final = {}
     for slip, example in COUNTER_EXAMPLES.items():
         states = len(example.phi)
@@ -86,7 +90,7 @@ def counter_examples(trial: Any) -> dict[str, float]:
     return final
 
 
-def random_problems(trial: Any, count: int = 1000, states: int = 6, actions: int = 3) -> dict:
+def random_problems(trial: Any, count: int = 1000, states: int = 6, actions: int = 3) -> Any:
     """The share of random problems whose optimum moves, shaped right and with each slip."""
     rng = np.random.default_rng(trial.seed)
     moves = torch.tensor(random_transitions(rng, count, states, actions, 2))
@@ -123,8 +127,9 @@ def q_learning(trial: Any, steps: int = 5000) -> dict[str, float]:
     phi = rng.normal(size=states) * 3.0
     phi[-1] = 0.0  # of the terminal state, in both
     shaping = expected_pay_by_successor(Potential(table(torch.tensor(phi)), GAMMA), mdp)
-    plain = play(mdp, np.zeros_like(shaping), np.repeat(phi[:, None], actions, 1), rng_of(trial), steps)  # fmt: skip
-    shaped = play(mdp, shaping, np.zeros((states, actions)), rng_of(trial), steps)
+    zero, start = np.zeros((states, actions)), np.repeat(phi[:, None], actions, 1)
+    plain = play(mdp, 0.0 * shaping, start, np.random.default_rng(trial.seed + 1), steps)
+    shaped = play(mdp, shaping, zero, np.random.default_rng(trial.seed + 1), steps)
     final = {
         "same_actions": float((plain[1] == shaped[1]).mean()),
         "apart": float(np.abs(plain[0] - phi[:, None] - shaped[0]).max()),
@@ -133,17 +138,12 @@ def q_learning(trial: Any, steps: int = 5000) -> dict[str, float]:
     return final
 
 
-def rng_of(trial: Any) -> np.random.Generator:
-    """The same numbers for both learners."""
-    return np.random.default_rng(trial.seed + 1)
-
-
 def expected_pay_by_successor(fn: RewardFunction, mdp: TabularMDP) -> np.ndarray:
     """What ``fn`` pays for s and s', (S, S) float64."""
     states = len(mdp.terminal)
     certain = torch.eye(states, dtype=torch.float64).expand(states, states, states)
-    model = TabularMDP(certain, torch.zeros(states, states, dtype=torch.float64), mdp.initial, mdp.terminal)  # fmt: skip
-    return expected_pay(fn, model).numpy()
+    nothing = torch.zeros(states, states, dtype=torch.float64)
+    return expected_pay(fn, TabularMDP(certain, nothing, mdp.initial, mdp.terminal)).numpy()
 
 
 def play(
@@ -163,87 +163,6 @@ def play(
         taken.append(a)
         s = 0 if ends[after] else after
     return q, np.array(taken)
-
-
-# ---- what frameworks do --------------------------------------------------------------------------
-
-
-def frameworks(trial: Any) -> dict[str, float]:
-    """What Gymnasium's vector wrappers say of scripted episodes, against the truth and ours."""
-    final = {
-        **episode_sums(),
-        **dead_steps(),
-        **running_returns(),
-    }
-    trial.log(trial.budget.total_timesteps, **final)
-    return final
-
-
-def scripted(mode: AutoresetMode, end: str = "terminated") -> gymnasium.vector.VectorEnv:
-    """One environment: episodes of 2, 4, 2, … steps; step k of episode e pays ``10 e + k``."""
-    return scripted_envs(1, mode, (end,))
-
-
-def episode_sums() -> dict[str, float]:
-    """Largest error of the return reported of a finished episode, in same-step mode."""
-    theirs = gymnasium.wrappers.vector.RecordEpisodeStatistics(scripted(AutoresetMode.SAME_STEP))
-    ours = VectorRewardWrapper(scripted(AutoresetMode.SAME_STEP), env_reward)
-    errors: dict[str, list[float]] = {"sum_theirs": [], "sum_ours": []}
-    for envs, key, name in ((theirs, "r", "sum_theirs"), (ours, "objective", "sum_ours")):
-        envs.reset(seed=0)
-        total = 0.0
-        for _ in range(12):
-            _, reward, terminated, _, info = envs.step(np.zeros(1, dtype=np.int64))
-            total += float(reward[0])
-            if terminated[0]:
-                told = info["final_info"] if name == "sum_theirs" and "episode" not in info else info  # fmt: skip
-                errors[name].append(abs(float(told["episode"][key][0]) - total))
-                total = 0.0
-    return {name: max(found) for name, found in errors.items()}
-
-
-def dead_steps() -> dict[str, float]:
-    """What a reward of 1 more a step pays on the dead step of next-step autoreset."""
-    mode = AutoresetMode.NEXT_STEP
-    theirs = gymnasium.wrappers.vector.TransformReward(scripted(mode), lambda r: r + 1.0)
-    ours = VectorRewardWrapper(scripted(mode), env_reward + One())
-    paid = {}
-    for envs, name in ((theirs, "dead_theirs"), (ours, "dead_ours")):
-        envs.reset(seed=0)
-        found, dead = 0.0, False
-        for _ in range(12):
-            _, reward, terminated, _, _ = envs.step(np.zeros(1, dtype=np.int64))
-            found = max(found, abs(float(reward[0]))) if dead else found
-            dead = bool(terminated[0])
-        paid[name] = found
-    return paid
-
-
-class One(RewardFunction):
-    """Pays 1 a step."""
-
-    def __call__(self, t: Any) -> Tensor:
-        """Ones."""
-        return torch.ones_like(t.reward)
-
-
-def running_returns() -> dict[str, float]:
-    """Error of the mean of running returns by which rewards are normalised, episodes truncated."""
-    mode, gamma, steps = AutoresetMode.NEXT_STEP, 1.0, 600
-    theirs = gymnasium.wrappers.vector.NormalizeReward(
-        gymnasium.wrappers.vector.TransformReward(scripted(mode, "truncated"), np.ones_like), gamma
-    )
-    scale = Normalise(One(), gamma)
-    ours = VectorRewardWrapper(scripted(mode, "truncated"), scale)
-    for envs in (theirs, ours):
-        envs.reset(seed=0)
-        for _ in range(steps):
-            envs.step(np.zeros(1, dtype=np.int64))
-    truth = np.mean([1, 2, 1, 2, 3, 4])  # of episodes of 2 and of 4 steps, each paying 1
-    return {
-        "running_theirs": abs(float(theirs.return_rms.mean) - truth),
-        "running_ours": abs(float(scale._moments[1]) - truth),
-    }
 
 
 # ---- learning ------------------------------------------------------------------------------------
@@ -289,12 +208,22 @@ def energy(obs: Any) -> Any:
 
 def by_energy(envs: Any) -> RewardFunction:
     """Objective + potential(phi = mechanical energy)."""
-    return env_reward + Potential(energy, gamma=CAR_GAMMA)
+    return env_reward + Potential(energy, gamma=LONG_GAMMA)
 
 
-def by_energy_itself(envs: Any) -> RewardFunction:
-    """Objective + mechanical energy at every step."""
-    return env_reward + Level(energy, CAR_GAMMA)
+def nearness(obs: Any) -> Any:
+    """Rows and columns that are left behind on the way over the lake, of 6, as a share."""
+    return (obs // 4 + obs % 4) / 6.0
+
+
+def by_nearness(envs: Any) -> RewardFunction:
+    """Objective + potential(phi = share of the way)."""
+    return env_reward + Potential(nearness, gamma=LONG_GAMMA)
+
+
+def by_steps_nearer(envs: Any) -> RewardFunction:
+    """Objective + every step nearer; steps back cost nothing."""
+    return env_reward + Progress(nearness, LONG_GAMMA)
 
 
 # ---- claims --------------------------------------------------------------------------------------
@@ -430,8 +359,12 @@ def draw_shares(figure: Any, results: Results) -> None:
 def draw_learning(figure: Any, results: Results) -> None:
     """Objective while learning."""
     corridor = [PLAIN, SHAPED, *(corridor_label(slip) for slip in LEARNED)]
-    panels = {"corridor": corridor, "MountainCar": [CAR, CAR_SHAPED, CAR_NAIVE]}
-    for ax, (name, labels) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+    panels = {
+        "corridor": corridor,
+        "MountainCar": [CAR, CAR_SHAPED],
+        "FrozenLake": [LAKE, LAKE_SHAPED, LAKE_NAIVE],
+    }
+    for ax, (name, labels) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for i, label in enumerate(labels):
             curves = results[label].curves
             middle = np.nanmean(curves["objective"], axis=0)
@@ -459,11 +392,12 @@ _PPO = {
 _CAR_PPO = {
     "num_steps": 64,
     "learning_rate": 1e-3,
-    "gamma": CAR_GAMMA,
+    "gamma": LONG_GAMMA,
     "num_epochs": 4,
     "num_minibatches": 4,
     "normalize_observations": True,
 }
+_LAKE_PPO = {**_PPO, "gamma": LONG_GAMMA}
 
 
 def _corridor(label: str, reward: Any) -> Arm:
@@ -481,7 +415,9 @@ EXPERIMENT = Experiment(
         *(_corridor(corridor_label(slip), with_slip(slip)) for slip in LEARNED),
         Arm(CAR, CAR_ENV, "objective", agent_kwargs=_CAR_PPO),
         Arm(CAR_SHAPED, CAR_ENV, by_energy, agent_kwargs=_CAR_PPO),
-        Arm(CAR_NAIVE, CAR_ENV, by_energy_itself, agent_kwargs=_CAR_PPO),
+        Arm(LAKE, LAKE_ENV, "objective", agent_kwargs=_LAKE_PPO),
+        Arm(LAKE_SHAPED, LAKE_ENV, by_nearness, agent_kwargs=_LAKE_PPO),
+        Arm(LAKE_NAIVE, LAKE_ENV, by_steps_nearer, agent_kwargs=_LAKE_PPO),
         Measure(EXAMPLES, counter_examples),
         Measure(RANDOM, random_problems),
         Measure(Q_LEARNING, q_learning),
@@ -519,11 +455,11 @@ EXPERIMENT = Experiment(
             ),
         ),
         Claim(
-            "The car swings for ever",
+            "The lake is crossed for ever",
             ends_below(
-                "On MountainCar-v0 PPO paid for energy ends below PPO shaped by energy.",
-                CAR_NAIVE,
-                CAR_SHAPED,
+                "On FrozenLake-v1 PPO paid for steps nearer ends below PPO without shaping.",
+                LAKE_NAIVE,
+                LAKE,
             ),
         ),
     ],
