@@ -520,9 +520,12 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         time = torch.where(rows, 0, carry.time)
         rng = Rng(carry.seed, episode, 0)
         state = self.func.initial(rng)
-        obs = self.func.observation(state, rng)
         if not every:
             state = select(rows, state, carry.state)
+        drawn = rng.draws
+        obs = self.func.observation(state, rng)
+        # Of the other rows this is what was seen already, unless it is noisy.
+        if not every and rng.draws != drawn:
             obs = select(rows, obs, carry.obs)
         episode_return = torch.where(rows, 0.0, carry.episode_return)
         over = carry.over & rows.logical_not()

@@ -62,7 +62,7 @@ class Rng:
     def __init__(self, seed: Tensor, episode: Tensor, step: Tensor | int, stream: int = 0) -> None:
         self._counters = (seed, episode, step, stream)
         self._key: Tensor | None = None
-        self._draws = 0
+        self.draws = 0  # so far, a row
 
     def bits(self, *shape: int) -> Tensor:
         """Uniform integers in [0, 2**32), (N, *shape) int64."""
@@ -83,8 +83,8 @@ class Rng:
                     + _signed(rest)
                 )
         count = math.prod(shape)
-        first = self._draws
-        self._draws += count
+        first = self.draws
+        self.draws += count
         if not shape:
             return (_mix(self._key + _signed(first * _DRAW)) >> 32) & 0xFFFFFFFF
         draw = torch.arange(first, first + count, device=self._key.device)

@@ -38,7 +38,7 @@ def batched(num_envs: int, **kwargs: Any) -> Callable[[], Any]:
     return lambda: envs.step(actions)
 
 
-def _numpy_batched(num_envs: int) -> Callable[[], Any]:
+def numpy_batched(num_envs: int) -> Callable[[], Any]:
     """One call of ``step`` on the NumPy-batched CartPole that comes with Gymnasium."""
     envs = gymnasium.make_vec(
         "CartPole-v1", num_envs=num_envs, vectorization_mode="vector_entry_point"
@@ -78,7 +78,7 @@ def _small_batch(say: Callable[[str], None]) -> list[Row]:
         {
             "rewardzoo": seconds_per_call(batched(64)),
             "rewardzoo, compiled": seconds_per_call(batched(64, compile=True)),
-            "gymnasium": seconds_per_call(_numpy_batched(64)),
+            "gymnasium": seconds_per_call(numpy_batched(64)),
         }
     )
     return [
@@ -101,7 +101,7 @@ def _large_batches(say: Callable[[str], None]) -> list[Row]:
         say(f"compiling the step for N={num_envs}")
         contenders = {
             "rewardzoo": _rate(batched(num_envs, compile=True), num_envs),
-            "gymnasium": _rate(_numpy_batched(num_envs), num_envs),
+            "gymnasium": _rate(numpy_batched(num_envs), num_envs),
         }
         rows.append(
             ratio(

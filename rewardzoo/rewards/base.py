@@ -351,7 +351,7 @@ def pay(fn: RewardFunction, transition: Transition, all_valid: bool = False) -> 
         reward = where(valid, reward, 0.0)
     # The sum of squares is finite unless a row is not, or it overflows: one look for all rows.
     if kind is np.ndarray or valid.device.type == "cpu":
-        if not math.isfinite(reward.dot(reward).item()):
+        if not math.isfinite(reward.dot(reward)):
             bad = unpayable(torch.as_tensor(reward))
             if bool(bad.any()):
                 raise RewardError(_describe(fn, reward, bad))

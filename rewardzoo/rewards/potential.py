@@ -55,7 +55,7 @@ class Potential(RewardFunction):
         self.gamma = discount(gamma)
         self.phi: Any = phi if callable(phi) or isinstance(phi, str) else _table(phi)
         self._offer: Callable[[str, float], Any] | None = None
-        self._cache: tuple[Any, tuple[Tensor, Tensor]] | None = None
+        self._cache: tuple[Any, tuple[Any, Any]] | None = None
         # (A partial, so that a module is saved once, as ``phi``.)
         self._value = functools.partial(phi) if callable(phi) else self._look_up
 
@@ -84,7 +84,6 @@ class Potential(RewardFunction):
 
     def __call__(self, t: Transition) -> Any:
         """Shaping of each row, (N,) float32."""
-        gamma = self.check_gamma()
         now: Any = self._value(t.obs)
         then: Any = self._value(t.next_obs)
         for value in (now, then):
@@ -94,17 +93,21 @@ class Potential(RewardFunction):
                     f"expected {tuple(t.terminated.shape)}, one number a row, of the "
                     f"observations' kind, {type(t.terminated).__name__}"
                 )
-        if type(now) is np.ndarray:
-            return np.where(t.terminated, 0.0, then) * gamma - now
+        zero, discount = self._constants(now)
         # A choice and not a product: an infinite potential of a terminated state is 0 too.
-        zero, discount = self._constants(now, gamma)
-        return torch.where(t.terminated, zero, then) * discount - now
+        if type(now) is not np.ndarray:
+            then = torch.where(t.terminated, zero, then)
+        elif 1 in t.terminated.tobytes():  # type: ignore[attr-defined]  # dearest where rarest
+            then = np.where(t.terminated, zero, then)
+        return then * discount - now
 
-    def _constants(self, like: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-        """0 and gamma as tensors: with plain numbers small batches take twice as long."""
-        if self._cache is None or self._cache[0] != (gamma, like.dtype, like.device):
-            pair = (like.new_tensor(0.0), like.new_tensor(gamma))
-            self._cache = ((gamma, like.dtype, like.device), pair)
+    def _constants(self, like: Any) -> tuple[Any, Any]:
+        """0 and gamma as arrays of ``like``'s kind: plain numbers take twice as long."""
+        key = (self.check_gamma(), like.dtype, getattr(like, "device", None))
+        if self._cache is None or self._cache[0] != key:
+            real = like * 1.0  # of whole numbers too, whose own type cannot hold gamma
+            make: Any = np.asarray if type(like) is np.ndarray else real.new_tensor
+            self._cache = (key, (make(0, dtype=like.dtype), make(key[0], dtype=real.dtype)))
         return self._cache[1]
 
     def _look_up(self, obs: Obs) -> Tensor:

@@ -124,12 +124,12 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
         self._resets, self._observes = fn.overrides("reset"), fn.overrides("observe")
         self._on_cpu = self.device.type == "cpu"
         tensors = not self._on_cpu or getattr(envs, "device", None) is not None
-        numpy = not tensors and _stays_numpy(fn)
-        self._tracker = StepTracker(envs, None if numpy else self.device)
-        self._where: Any = np.where if numpy else torch.where
+        self._numpy = not tensors and _stays_numpy(fn)
+        self._tracker = StepTracker(envs, None if self._numpy else self.device)
+        self._where: Any = np.where if self._numpy else torch.where
         self._zeros: Any = torch.zeros(envs.num_envs, device=self.device)
         self._bad = self._zeros.to(torch.bool)
-        if numpy:
+        if self._numpy:
             self._zeros = self._zeros.numpy()
         self._return = self._objective = self._zeros
         self._every = np.ones(envs.num_envs, dtype=bool)
@@ -154,17 +154,20 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """One step, paid by the reward function."""
         obs, inner, terminated, truncated, info = self.env.step(actions)
-        # What ``with torch.no_grad()`` does, in half the time.
-        grad = torch.is_grad_enabled()
-        torch.set_grad_enabled(False)
-        try:
+        if self._numpy:
             t = self._tracker.step(actions, obs, inner, terminated, truncated, info)
             reward, added = self._pay(t)
-        finally:
-            torch.set_grad_enabled(grad)
-        if isinstance(inner, Tensor):
-            return obs, reward, terminated, truncated, {**info, **added}
-        if type(reward) is not np.ndarray:
+        else:
+            # What ``with torch.no_grad()`` does, in half the time.
+            grad = torch.is_grad_enabled()
+            torch.set_grad_enabled(False)
+            try:
+                t = self._tracker.step(actions, obs, inner, terminated, truncated, info)
+                reward, added = self._pay(t)
+            finally:
+                torch.set_grad_enabled(grad)
+            if isinstance(inner, Tensor):
+                return obs, reward, terminated, truncated, {**info, **added}
             reward, added = reward.numpy(force=True), to_numpy(added)
         added["_objective"] = self._every
         if isinstance(info.get("final_info"), dict):
@@ -243,7 +246,7 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
         self.reward_function.load_state_dict(state_dict["reward"])
         self._tracker.load_state_dict(state_dict["tracker"])
         sums = to_torch(state_dict["sums"], self.device)
-        if type(self._zeros) is np.ndarray:
+        if self._numpy:
             sums = to_numpy(sums)
         self._return, self._objective = sums["r"], sums["objective"]
 

@@ -312,3 +312,18 @@ def test_module_as_phi_is_saved_once_and_gets_gradients():
     assert list(fn.state_dict()) == ["version", "phi"]
     fn(batch([0], [1])).sum().backward()
     assert fn.phi.weight.grad.tolist() == [-1, 0.5, 0]
+
+
+def test_a_potential_of_whole_numbers_is_discounted() -> None:
+    one, no = torch.tensor([3]), torch.tensor([False])
+    step = dict(action=no, reward=torch.zeros(1), truncated=no, valid=~no, episode_step=no)
+    tensors = Transition(obs=one, next_obs=one + 2, terminated=no, **step)
+    arrays = Transition(
+        **{k: v.numpy() for k, v in step.items()},
+        obs=np.array([3]),
+        next_obs=np.array([5]),
+        terminated=np.array([False]),
+    )
+    shaping = Potential(lambda obs: obs * 2, gamma=0.9)
+    assert float(shaping(tensors)) == pytest.approx(0.9 * 10 - 6)
+    assert shaping(arrays)[0] == pytest.approx(0.9 * 10 - 6)
