@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +81,14 @@ class HuggingFaceModel(LanguageModel):
         with self.model.disable_adapter():
             yield self
 
+    def reference(self) -> LanguageModel:
+        """The same weights with the adapters off, for a trainer's ``ref``."""
+        return _WithoutLora(self)
+
+    def adapters(self) -> Adapters:
+        """The adapters alone, for a trainer's checkpoints."""
+        return Adapters(self)
+
     def hidden(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Last hidden states (B, L, width)."""
         if mask is None:
@@ -129,6 +137,42 @@ class HuggingFaceModel(LanguageModel):
 
     def _body(self) -> Any:
         return self._plain().base_model
+
+
+class _WithoutLora(LanguageModel):
+    def __init__(self, adapted: HuggingFaceModel) -> None:
+        super().__init__()
+        self._adapted = [adapted]  # in a list, so that its parameters are not this model's
+        self.vocab_size, self.width = adapted.vocab_size, adapted.width
+        self.eos, self.max_length = adapted.eos, adapted.max_length
+
+    def hidden(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        with self._adapted[0].without_lora() as model:
+            return model.hidden(ids, mask)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self._adapted[0].head(hidden)
+
+
+class Adapters:
+    """What LoRA trains, as something that is saved and loaded: a hundredth of the model.
+
+    Args:
+        model: with adapters.
+    """
+
+    def __init__(self, model: HuggingFaceModel) -> None:
+        self._named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The adapters by name."""
+        return {name: p.detach() for name, p in self._named.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from ``state_dict``."""
+        for name, p in self._named.items():
+            p.copy_(state[name])
 
 
 def import_gguf(file: str | Path, folder: str | Path) -> Path:

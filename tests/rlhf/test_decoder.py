@@ -173,3 +173,28 @@ def test_bad_sizes_are_refused_by_name():
         DecoderConfig(width=10)
     with pytest.raises(ValueError, match="max_length=24"):
         sample(decoder(), torch.zeros(1, 20, dtype=torch.int64), 10)
+
+
+def test_the_reference_of_an_adapted_model_is_the_model_before_and_adapters_are_saved_alone():
+    pytest.importorskip("peft")
+    from rewardzoo.rlhf.huggingface import HuggingFaceModel
+
+    model = huggingface()
+    batch = pack(PROMPTS, COMPLETIONS)
+    with torch.no_grad():
+        before = sequence_logps(model, batch)
+        assert isinstance(model.add_lora(2), HuggingFaceModel)
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(0.1)
+        after = sequence_logps(model, batch)
+        torch.testing.assert_close(sequence_logps(model.reference(), batch), before)
+        assert not torch.allclose(after, before)
+        state = {k: v.clone() for k, v in model.adapters().state_dict().items()}
+        assert state and all("lora" in name for name in state)
+        assert not list(model.reference().parameters())
+        for p in model.parameters():
+            if p.requires_grad:
+                p.zero_()
+        model.adapters().load_state_dict(state)
+        torch.testing.assert_close(sequence_logps(model, batch), after)
