@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import gymnasium
@@ -19,8 +18,9 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .engines import Engine, leaves, load, tree
+from .engines import Engine, load
 from .functional import check_device, parse_autoreset_mode
+from .mirror import Copy, Mirror
 from .transition import to_numpy
 from .workers import (
     RENDER,
@@ -34,6 +34,8 @@ from .workers import (
     board_layout,
     cores,
 )
+
+Step = tuple[Any, Tensor, Tensor, Tensor, dict[str, Any]]
 
 _GIVE_UP = 3  # failures of a worker without a completed step between them
 
@@ -112,11 +114,12 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         board = Board(board_layout(probe, num_envs, count))
         probe.close()
         self._arrays = arrays = board.arrays()
-        self._mirror = _Mirror(self.device, self.single_observation_space, arrays)
+        self._mirror = Mirror(self.device, self.single_observation_space, arrays)
         self._failures = [0] * count
         self.restarts = 0
         bounds = [num_envs * w // count for w in range(count + 1)]
-        same, following = mode is AutoresetMode.SAME_STEP, mode is AutoresetMode.NEXT_STEP
+        self._same_step = same = mode is AutoresetMode.SAME_STEP
+        following = mode is AutoresetMode.NEXT_STEP
         limit = max_episode_steps or 1 << 62
         arrays["seed"][:] = -1
         jobs = [
@@ -161,11 +164,11 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._arrays["flags"][:, rows] = False
         self._arrays["floats"][:2, rows] = 0.0
         self._arrays["ints"][0, rows] = 0
-        self._obs, *self._last = self._mirror.take()
-        _, floats, ints = self._mirror.tensors(self._last)
-        return self._obs, self._fields(floats, ints)
+        copy = self._mirror.fill(self._mirror.blank())
+        self._obs, self._last = copy.obs, copy.numbers
+        return copy.obs, self._fields(copy)
 
-    def step(self, actions: Any) -> tuple[Any, Tensor, Tensor, Tensor, dict[str, Any]]:
+    def step(self, actions: Any) -> Step:
         """One step of every row; see the class for what comes back."""
         self.step_async(actions)
         return self.step_wait()
@@ -188,8 +191,9 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._waiting = True
         for worker in self.workers:
             worker.send(STEP)
+        self._next = self._blank_step()
 
-    def step_wait(self) -> tuple[Any, Tensor, Tensor, Tensor, dict[str, Any]]:
+    def step_wait(self) -> Step:
         """Wait for the workers; returns what ``step`` returns."""
         if not self._waiting:
             raise RuntimeError("step_wait: no step is running; call step_async(actions)")
@@ -199,28 +203,38 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._restart(worker, problem)
         if not failed and any(self._failures):
             self._failures = [0] * len(self.workers)
-        mirror = self._mirror
-        obs, *self._last = mirror.take()
-        (terminated, truncated, done), numbers, counts = mirror.tensors(self._last)
-        reward, returned = numbers[:2]
-        fields = self._fields(numbers, counts)
+        copy, result = self._next
+        self._mirror.fill(copy)
+        self._obs, self._last = copy.obs, copy.numbers
+        # Where no row was reset, the very same tensors: that tells callers so.
+        if self._same_step and 1 in copy.numbers[0][2].tobytes():
+            last, info = self._mirror.ended(copy), result[4]
+            info["final_obs"] = last.obs
+            if self._names:
+                info["final_info"] = self._fields(last)
+        return result
+
+    def _blank_step(self) -> tuple[Copy, Step]:
+        """What the step will return, to be filled when the workers are ready."""
+        copy = self._mirror.blank()
+        (terminated, truncated, done), (reward, returned, *_), (length, *_) = copy.rows
+        fields = self._fields(copy)
         info: dict[str, Any] = {
             **fields,
             "objective": reward,
-            "episode": {"r": returned, "objective": returned, "l": counts[0]},
+            "episode": {"r": returned, "objective": returned, "l": length},
             "_episode": done,
         }
-        if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            last, ended = obs, self._last[0][2]
-            # Where no row was reset, the very same tensors: that tells callers so.
-            if 1 in ended.tobytes():
-                last, numbers, counts = mirror.take_final(obs, *self._last)
-                fields = self._fields(numbers, counts)
-            info["final_obs"], info["_final_obs"] = last, done
+        if self._same_step:
+            info["final_obs"], info["_final_obs"] = copy.obs, done
             if fields:
                 info["final_info"] = fields
-        self._obs = obs
-        return obs, reward, terminated, truncated, info
+        return copy, (copy.obs, reward, terminated, truncated, info)
+
+    def _fields(self, copy: Copy) -> dict[str, Tensor]:
+        """The engines' own numbers by name."""
+        _, floats, ints = copy.rows
+        return dict(zip(self._names, (*floats[2:], *ints[1:]), strict=True))
 
     def render(self) -> tuple[Any, ...] | None:
         """N frames, by ``render_mode``."""
@@ -240,10 +254,6 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """End the workers."""
         if hasattr(self, "_finalizer"):  # Gymnasium closes what was never made, too
             self._finalizer()
-
-    def _fields(self, floats: Any, ints: Any) -> dict[str, Tensor]:
-        """The engines' own numbers by name."""
-        return dict(zip(self._names, (*floats[2:], *ints[1:]), strict=True))
 
     # ---- failures ----------------------------------------------------------------------------
 
@@ -337,80 +347,3 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 def _stop(workers: list[Worker | InProcess]) -> None:
     for worker in workers:
         worker.stop()
-
-
-class _Mirror:
-    """Copies the shared arrays into tensors on the device.
-
-    On the CPU NumPy copies and torch only wraps: with few worlds that is half of torch's own time.
-
-    Args:
-        device: where the tensors go.
-        space: the observation space of one world.
-        arrays: the shared arrays.
-    """
-
-    def __init__(self, device: torch.device, space: Any, arrays: dict[str, NDArray[Any]]) -> None:
-        self.device, self.space = device, space
-        self.obs = {k: arrays[f"obs.{k}"] for k in leaves(space)}
-        self.final = {k: arrays[f"final.obs.{k}"] for k in leaves(space)}
-        self.numbers = [arrays[k] for k in ("flags", "floats", "ints")]
-        self.final_numbers = [arrays[f"final.{k}"] for k in ("floats", "ints")]
-        flat = isinstance(space, gymnasium.spaces.Dict) and set(self.obs) == set(space.keys())
-        self._tree: Callable[[Any], Any] = (lambda x: x) if flat else partial(tree, space)
-        self._on_cpu = device.type == "cpu"
-
-    def take(self) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """New tensors of observations; new arrays of flags (3, N), floats and ints."""
-        if self._on_cpu:
-            obs = {k: torch.from_numpy(v.copy()) for k, v in self.obs.items()}
-        else:
-            obs = {k: self._to_device(v) for k, v in self.obs.items()}
-        flags, floats, ints = self.numbers
-        return self._tree(obs), flags.copy(), floats.copy(), ints.copy()
-
-    def tensors(self, numbers: Sequence[NDArray[Any]]) -> list[Any]:
-        """The rows (N,) of each of the arrays."""
-        if self._on_cpu:
-            return [[torch.from_numpy(row) for row in array] for array in numbers]
-        return [self._to_device(array).unbind() for array in numbers]
-
-    def take_final(
-        self, obs: Any, flags: NDArray[Any], floats: NDArray[Any], ints: NDArray[Any]
-    ) -> tuple[Any, Any, Any]:
-        """``obs``, rows of ``floats`` and of ``ints`` with the last ones of ended rows, new."""
-        ended = flags[2]
-        index = torch.from_numpy(ended.nonzero()[0]).to(self.device)
-        arrays = {}
-        for key, now in self._leaves(obs).items():
-            last = torch.from_numpy(self.final[key][ended]).to(self.device)
-            arrays[key] = now.index_copy(0, index, last)
-        last_numbers = [
-            np.where(ended, final, now)
-            for now, final in zip((floats, ints), self.final_numbers, strict=True)
-        ]
-        return self._tree(arrays), *self.tensors(last_numbers)
-
-    def put(self, obs: Any, rows: slice) -> None:
-        """Write rows of tensors that were taken back into the shared arrays."""
-        for key, value in self._leaves(obs).items():
-            self.obs[key][rows] = value[rows].numpy(force=True)
-
-    def keep(self, rows: slice) -> None:
-        """Copy rows to where an ended row's last observation belongs."""
-        for key, now in self.obs.items():
-            self.final[key][rows] = now[rows]
-        for now, final in zip(self.numbers[1:], self.final_numbers, strict=True):
-            final[:, rows] = now[:, rows]
-
-    def _leaves(self, obs: Any, name: str = "") -> dict[str, Tensor]:
-        if not isinstance(obs, dict):
-            return {name: obs}
-        out = {}
-        for key, value in obs.items():
-            out.update(self._leaves(value, f"{name}.{key}" if name else key))
-        return out
-
-    def _to_device(self, x: NDArray[Any]) -> Tensor:
-        """Through page-locked memory, so that the copy does not wait for the device."""
-        return torch.from_numpy(x).pin_memory().to(self.device, non_blocking=True)

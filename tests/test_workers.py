@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from rewardzoo.rewards.wrappers import VectorRewardWrapper
 from rewardzoo.simulator import SimulatorVectorEnv
 from rewardzoo.testing import check_vector_env
 from rewardzoo.testing.scripted import ScriptedEnv
-from rewardzoo.workers import WorkerError
+from rewardzoo.workers import Worker, WorkerError
 
 MODES = list(AutoresetMode)
 
@@ -146,10 +147,15 @@ def test_transitions_are_those_of_sync_vector_env(
     envs.close()
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 3, 5])
-def test_rows_do_not_depend_on_the_number_of_workers(num_workers: int) -> None:
+@pytest.mark.parametrize(
+    ("num_workers", "processes"), [(None, 2), (0, 0), (1, 1), (2, 2), (3, 3), (5, 5), (9, 5)]
+)
+def test_rows_do_not_depend_on_the_number_of_workers(
+    num_workers: int | None, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rewardzoo.simulator.cores", lambda: 3)
     envs = counters(5, num_workers=num_workers)
-    assert len(envs.workers) == num_workers
+    assert sum(isinstance(w, Worker) for w in envs.workers) == processes
     obs, info = envs.reset(seed=10)
     assert obs["seed"][:, 0].tolist() == [10, 11, 12, 13, 14] and obs["steps"].tolist() == [0] * 5
     obs, reward, _, _, info = envs.step(fine(envs))
@@ -272,6 +278,31 @@ def test_worker_killed_from_outside_between_steps_is_replaced() -> None:
     assert obs["steps"].tolist() == [0] * 4
     assert obs["seed"][:, 0].tolist() == [5, 6, 7, 8], "the seeds asked for are lost"
     envs.close()
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatorVectorEnv]:
+    """Four counters, the last two of them in this process."""
+    monkeypatch.setattr("rewardzoo.simulator.cores", lambda: 2)
+    envs = counters(num_workers=None)
+    envs.reset(seed=0)
+    yield envs
+    envs.close()
+
+
+def test_callers_share_steps_on_when_a_worker_dies(shared: SimulatorVectorEnv) -> None:
+    shared.step(fine(shared))
+    with pytest.warns(UserWarning, match=r"worker 0 \(rows 0 to 1\)"):
+        obs, reward, _, truncated, info = shared.step(fine(shared, r0=Counter.DIE))
+    assert truncated.tolist() == [True, True, False, False]
+    assert reward.tolist() == [0.0, 0.0, 2.0, 2.0]
+    assert obs["steps"].tolist() == [0, 0, 2, 2]
+    assert shared.step(fine(shared))[1].tolist() == [1.0, 1.0, 3.0, 3.0]
+
+
+def test_engine_in_the_callers_share_raises_there(shared: SimulatorVectorEnv) -> None:
+    with pytest.raises(ZeroDivisionError, match="the world has a hole"):
+        shared.step(fine(shared, r3=Counter.RAISE))
 
 
 def test_worker_that_fails_at_every_step_ends_the_run_with_its_traceback() -> None:

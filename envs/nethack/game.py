@@ -18,6 +18,7 @@ from gymnasium.utils import seeding
 
 from rewardzoo.engines import Buffers, Slots
 
+from .folders import claim, sweep
 from .keys import action_keys
 from .tasks import DEATH, RUNNING, TASKS
 
@@ -143,7 +144,9 @@ class Game:
         for key, out in observation.items():
             if key.endswith("_crop"):
                 self._crops.append((self.buffers[key.removesuffix("_crop")], out))
+        sweep()
         self._nethack = engine = self._make_engine(keys)
+        self._claim = claim(engine._vardir)
         engine._pynethack.set_buffers(**self.buffers)
         self._engine = engine._pynethack
         # Bound once: looking a name up costs as much as reading a number.
@@ -226,6 +229,7 @@ class Game:
         """Give the engine's files and memory back."""
         if self._engine is not None:
             self._nethack.close()
+            self._claim.close()
             self._engine = None
 
     # ---- inside ------------------------------------------------------------------------------

@@ -116,11 +116,14 @@ def lean_loop(count: int) -> Callable[[], float]:
 
 
 def _shares() -> Row:
-    """Where the wall time of a step of the batch goes, from inside the workers."""
+    """Where the wall time of a step of the batch goes, from inside the processes."""
     envs = gymnasium.make_vec(ID, num_envs=GAMES, game=f"{__name__}:TimedGame")
     envs.reset(seed=0)
     table = torch.from_numpy(np.random.default_rng(0).integers(0, 23, (STEPS, GAMES)))
     rows = [list(worker.job.rows) for worker in envs.workers]
+    marks: dict[str, int] = {}
+    _mark(envs.workers[0], "send", marks, before=True)
+    _mark(envs.workers[-1], "wait", marks, before=False)
     spent: dict[str, list[float]] = {
         "engine": [], "Python around it": [], "tensors": [], "handshake": [],
     }  # fmt: skip
@@ -128,13 +131,13 @@ def _shares() -> Row:
         sums = np.zeros(4)
         for action in table:
             start = time.perf_counter_ns()
-            envs.step_async(action)
-            waited, info = _timed_wait(envs)
+            info = envs.step(action)[4]
             total = time.perf_counter_ns() - start
+            stepping = marks["wait"] - marks["send"]
             engine, busy = info["engine_ns"].numpy(), info["step_ns"].numpy()
             slowest = max(rows, key=lambda r: busy[r].sum())
             inside, work = engine[slowest].sum(), busy[slowest].sum()
-            sums += inside, work - inside, total - waited, waited - work
+            sums += inside, work - inside, total - stepping, stepping - work
         for name, value in zip(spent, sums / STEPS / 1e9, strict=True):
             spent[name].append(float(value))
     envs.close()
@@ -144,28 +147,22 @@ def _shares() -> Row:
         spent,
         "s",
         [e / w for e, w in zip(spent["engine"], whole, strict=True)],
-        note="engine and Python: of the slower worker; handshake: waking up, waiting for a core",
+        note="engine and Python: of the slower process; handshake: waking up, waiting, and the "
+        "tensors that the caller makes meanwhile",
     )
 
 
-def _timed_wait(envs: Any) -> tuple[int, dict[str, Any]]:
-    """Nanoseconds until all workers have stepped, and the info of the step."""
-    waited = 0
-    for worker in envs.workers:
-        wait = worker.wait
+def _mark(worker: Any, name: str, marks: dict[str, int], before: bool) -> None:
+    """Note the time at which a method of a worker is called, or returns."""
+    method = getattr(worker, name)
 
-        def timed(wait: Callable[[], str] = wait) -> str:
-            nonlocal waited
-            start = time.perf_counter_ns()
-            problem = wait()
-            waited += time.perf_counter_ns() - start
-            return problem
+    def marked(*arguments: Any) -> Any:
+        start = time.perf_counter_ns()
+        out = method(*arguments)
+        marks[name] = start if before else time.perf_counter_ns()
+        return out
 
-        worker.wait = timed
-    info = envs.step_wait()[4]
-    for worker in envs.workers:
-        del worker.wait
-    return waited, info
+    setattr(worker, name, marked)
 
 
 class TimedGame(Game):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
+import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -21,6 +25,7 @@ pytest.importorskip("nle")
 pytest.importorskip("minihack")
 
 from rewardzoo.envs.nethack.env import NetHackEnv, make_game  # noqa: E402
+from rewardzoo.envs.nethack.folders import sweep  # noqa: E402
 from rewardzoo.envs.nethack.game import cut  # noqa: E402
 
 SCORE = "rewardzoo/NetHackScore-v0"
@@ -323,3 +328,33 @@ def test_unknown_arguments_are_named() -> None:
         gymnasium.make(SCORE, penalty_mode="often")
     with pytest.raises(ValueError, match="task='win'"):
         make_game(task="win")
+
+
+_KILLED = """
+import os, signal, rewardzoo
+from rewardzoo.engines import own_buffers
+from rewardzoo.envs.nethack.env import make_game
+game = make_game(task="score")
+own_buffers(game)
+game.reset(0)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_folders_of_killed_games_are_removed_and_those_of_living_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    env = gymnasium.make(SCORE)
+    start(env, 0)
+    (tmp_path / "nle-of-another-program").mkdir()
+    kept = set(tmp_path.iterdir())
+    killed = [sys.executable, "-c", _KILLED]
+    done = subprocess.run(killed, env={**os.environ, "TMPDIR": str(tmp_path)}, timeout=300)
+    assert done.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) == 3
+    sweep.cache_clear()  # as in a process that plays its first game
+    sweep()
+    assert set(tmp_path.iterdir()) == kept
+    env.step(0)  # and goes on
+    env.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["nle-of-another-program"]
