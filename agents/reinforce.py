@@ -242,7 +242,7 @@ class Reinforce(Agent):
     @property
     def rounds_of_old(self) -> int:
         """Rounds since old episodes are learned from; negative before the first."""
-        return self.iteration + 1 - max(1, -(-self.hp.first // self.episodes))
+        return self.iteration - self.hp.first // self.episodes
 
     def _batch_rng(self, draw: int) -> Rng:
         return Rng(self._runs, torch.full_like(self._runs, self.iteration), draw, _BATCH_STREAM)

@@ -72,8 +72,9 @@ class AlignmentMaze(FuncEnv):
 
     End of episode: terminated in the goal; truncated after 50 moves.
 
-    Reference returns: uniform policy 33.4, right and up in turn until there 99.1 (means of 10,000
-    episodes); 99.2, eight moves, is the most without slips.
+    Reference returns: uniform policy 15.3, right until below the goal and then up, and back where a
+    slip has led too far, 99.1 (means of 20,000 episodes); 99.2, eight moves, is the most without
+    slips.
 
     Paper: Gupta, Chandak, Jordan, Thomas, Castro da Silva (2023), "Behavior Alignment via Reward
     Function Optimization".

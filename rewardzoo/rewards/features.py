@@ -84,8 +84,9 @@ class Plain(Features):
     def forward(self, obs: Tensor) -> Tensor:
         """(..., size)."""
         if self._count:
-            obs = nn.functional.one_hot(obs - self._start, self._count).to(torch.float32)
-        return nn.functional.pad(obs.to(torch.float32), (1, 0), value=1.0)
+            obs = nn.functional.one_hot(obs - self._start, self._count)
+        obs = obs if obs.is_floating_point() else obs.to(torch.float32)
+        return nn.functional.pad(obs, (1, 0), value=1.0)
 
 
 def features(space: gym_spaces.Space[Any], kind: str, order: int) -> Features:
