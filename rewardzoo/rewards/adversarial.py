@@ -195,6 +195,11 @@ class AdversarialReward(RewardFunction):
             self.network.shift[start : start + len(mean)] = mean
             self.network.scale[start : start + len(mean)] = scale
 
+    def standard(self) -> tuple[Tensor, Tensor]:
+        """What observations are standardised by: mean, and one over the deviation."""
+        size = self._observe.width
+        return self.network.shift[:size], self.network.scale[:size]
+
     # ---- paying ------------------------------------------------------------------------------
 
     def __call__(self, t: Transition) -> Tensor:

@@ -35,6 +35,26 @@ def gradient_norm(f: Callable[..., Tensor], *inputs: Tensor, create_graph: bool 
         return norm
 
 
+def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The derivatives of each row, (B, outputs, inputs), exactly and in one pass backwards.
+
+    Args:
+        f: (B, inputs) to (B, outputs); a row of it reads that row alone.
+        x: (B, inputs).
+
+    Example:
+        >>> import torch
+        >>> jacobian(lambda x: x @ torch.tensor([[2.0], [3.0]]), torch.zeros(1, 2)).tolist()
+        [[[2.0, 3.0]]]
+    """
+    with torch.enable_grad():
+        outputs = f(x).shape[1]
+        copies = x.detach().repeat(outputs, 1).requires_grad_()
+        y = f(copies).unflatten(0, (outputs, -1))  # copy i gives the derivatives of output i
+        (slopes,) = torch.autograd.grad(y.diagonal(dim1=0, dim2=2).sum(), copies)
+        return slopes.unflatten(0, (outputs, -1)).transpose(0, 1)
+
+
 def excess(norm: Tensor, k: float = 1.0, one_sided: bool = True) -> Tensor:
     """``max(0, norm - k)``; two-sided ``norm - k``."""
     over = norm - k
