@@ -43,6 +43,8 @@ CLEAN, CLEAN_WCO = "single, clean labels", "worst case, clean labels"
 SINGLE_KL, WCO_KL, UWO_KL, PRE_KL = (f"{x}, KL .05" for x in (SINGLE, WCO, UWO, PRE_WCO))
 BON = "best of n"
 KL = 0.05
+# On the tuning seeds 80 updates at this rate go 20 to 60 nats away from the base policy.
+LEARNING_RATE = 3e-3
 NS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -55,7 +57,8 @@ def reinforce(
 ) -> dict[str, float]:
     """RLOO on the proxy; gold is measured on fresh prompts."""
     lab = laboratory(trial, noise=noise)
-    return optimise(trial, lab, proxy_of(lab, objective, pretrained), kl=kl)
+    proxy = proxy_of(lab, objective, pretrained)
+    return optimise(trial, lab, proxy, kl=kl, learning_rate=LEARNING_RATE)
 
 
 def best_of_n(trial: Any) -> dict[str, float]:
@@ -151,8 +154,8 @@ EXPERIMENT = Experiment(
     ],
     budgets={
         "smoke": Budget(total_timesteps=4, num_envs=0, eval_episodes=64, seeds=2),
-        "quick": Budget(total_timesteps=180, num_envs=0, eval_episodes=512, seeds=5),
-        "full": Budget(total_timesteps=300, num_envs=0, eval_episodes=2_048, seeds=20),
+        "quick": Budget(total_timesteps=80, num_envs=0, eval_episodes=256, seeds=10),
+        "full": Budget(total_timesteps=160, num_envs=0, eval_episodes=2_048, seeds=20),
     },
     claims=[
         Claim(
