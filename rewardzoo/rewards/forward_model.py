@@ -68,7 +68,9 @@ class ForwardModel(nn.Module):
         signs v (Hutchinson 1990).
         """
         if self.num_states <= _EXACT:
-            return jacobian(self, x).flatten(1).norm(dim=1)
+            norm: Tensor = torch.linalg.matrix_norm(jacobian(self, x))
+            return norm
         probes = self.probes
         along = jacobian(lambda x: self(x) @ probes.T, x)
-        return (along.flatten(1).square().sum(1) / len(probes)).sqrt()
+        norm = torch.linalg.matrix_norm(along) / len(probes) ** 0.5
+        return norm

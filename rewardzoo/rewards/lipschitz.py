@@ -48,11 +48,12 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         [[[2.0, 3.0]]]
     """
     with torch.enable_grad():
-        outputs = f(x).shape[1]
+        outputs, rows = f(x).shape[1], x.shape[0]
         copies = x.detach().repeat(outputs, 1).requires_grad_()
-        y = f(copies).unflatten(0, (outputs, -1))  # copy i gives the derivatives of output i
+        y = f(copies).reshape(outputs, rows, outputs)  # copy i gives the derivatives of output i
         (slopes,) = torch.autograd.grad(y.diagonal(dim1=0, dim2=2).sum(), copies)
-        return slopes.unflatten(0, (outputs, -1)).transpose(0, 1)
+        derivatives: Tensor = slopes.reshape(outputs, rows, -1).transpose(0, 1)
+        return derivatives
 
 
 def excess(norm: Tensor, k: float = 1.0, one_sided: bool = True) -> Tensor:
