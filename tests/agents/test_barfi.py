@@ -20,8 +20,8 @@ from rewardzoo.functional import FunctionalVectorEnv
 from rewardzoo.jobs import make_envs
 from rewardzoo.random import Rng
 from rewardzoo.rewards import Potential, RewardFunction, VectorRewardWrapper, env_reward
-from rewardzoo.rewards.advice import MazeGoalDistance, MazeLure, PoleRule
 from rewardzoo.rewards.alignment import AlignmentReward
+from rewardzoo.rewards.heuristics import MazeGoalDistance, MazeLure, PoleRule
 
 MAZE = "rewardzoo/AlignmentMaze-v0"
 SMALL = {"order": 1, "first": 3, "buffer": 30, "updates": 2}

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from rewardzoo import Transition
 from rewardzoo.rewards import RewardError, RewardFunction, VectorRewardWrapper, make_reward
-from rewardzoo.rewards.advice import (
+from rewardzoo.rewards.alignment import AlignmentReward
+from rewardzoo.rewards.features import Head, features
+from rewardzoo.rewards.heuristics import (
     ActionCost,
     MazeGoalDistance,
     MazeLure,
@@ -19,8 +21,6 @@ from rewardzoo.rewards.advice import (
     PushRight,
     VelocityPush,
 )
-from rewardzoo.rewards.alignment import AlignmentReward
-from rewardzoo.rewards.features import Head, features
 from rewardzoo.testing import check_reward
 
 MAZE, CAR, POLE = (f"rewardzoo/Alignment{name}-v0" for name in ("Maze", "MountainCar", "CartPole"))

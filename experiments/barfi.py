@@ -1,0 +1,238 @@
+"""A reward learned for its effect survives advice that wrecks the plain sum (Gupta et al. 2023).
+
+BARFI learns how much of an auxiliary reward to believe, where, and how far to look ahead, so that a
+learner trained on the result is good for the primary reward. Scaled down: ten seeds, fewer episodes
+of the cart pole and the car than the paper's, Fourier features throughout, of order 1 for the cart
+pole. Competitors learn from new episodes ("old episodes": as BARFI's learner does). Shaping by a
+potential is, to these learners, a baseline: it should change little, for better or worse.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
+from rewardzoo.metrics.statistics import bootstrap_curve, paired_difference, stratified_bootstrap
+from rewardzoo.report import colour
+from rewardzoo.results import Results, Verdict
+from rewardzoo.verdicts import above, below
+
+from .barfi_tasks import BAD, EPISODES, GOOD, NONE, TASKS, WEIGHTS, last_tenth, study
+
+SEEDS = tuple(range(100, 120))
+
+
+def compare(trial: Any, name: str, kind: str) -> dict[str, float]:
+    """BARFI and what it competes with on one task: shares of the optimum in the last tenth."""
+    block = SEEDS[: trial.budget.seeds]
+    seeds = block if trial.seed in block else (trial.seed,)
+    arms = study(name, seeds, trial.budget.total_timesteps)
+    row, optimum = seeds.index(trial.seed), TASKS[name].optimum
+    shown = {"barfi": f"barfi {kind}", "primary": "primary", "old_primary": "old primary"}
+    if kind != NONE:
+        grid = [f"{weight} {kind}" for weight in WEIGHTS] + [f"naive {kind}"]
+        best = max(grid, key=lambda arm: float(last_tenth(arms[arm]["objective"]).mean()))
+        shown |= {"naive": f"naive {kind}", "old_naive": f"old naive {kind}", "weight": best,
+                  "shaping": f"shaping {kind}"}  # fmt: skip
+    curves = {k: arms[arm]["objective"][row] / optimum for k, arm in shown.items()}
+    learned_arm = arms[f"barfi {kind}"]
+    rounds = len(curves["barfi"])
+    for part in np.array_split(np.arange(rounds), min(rounds, 60)):
+        step = round((part[-1] + 1) / rounds * trial.budget.total_timesteps)
+        numbers = {k: float(v[part].mean()) for k, v in curves.items()}
+        trial.log(step, gamma_phi=float(learned_arm["gamma_phi"][row, part].mean()), **numbers)
+    if "map_1" in learned_arm:
+        trial.save_arrays(**{k: learned_arm[k][row] for k in ("map_1", "map_3")})
+    return {
+        **{k: float(last_tenth(v[None])[0]) for k, v in curves.items()},
+        "gamma_phi": float(learned_arm["gamma_phi"][row, -1]),
+        "phi_3": float(learned_arm["phi_3"][row]),
+    }
+
+
+# ---- claims --------------------------------------------------------------------------------------
+
+Check = Callable[[Results], Verdict]
+SHARE = "share of the optimum in the last tenth of the episodes"
+
+
+def label(name: str, kind: str) -> str:
+    """Of a task's line."""
+    return f"{name}, {kind} advice"
+
+
+def reaches(name: str) -> Check:
+    """BARFI despite bad advice."""
+
+    def check(results: Results) -> Verdict:
+        found = stratified_bootstrap(results[label(name, BAD)].final["barfi"])
+        return above(f"{name}: misled, BARFI reaches 95 % of the optimum.", found, SHARE, 0.95)
+
+    return check
+
+
+def fails(name: str, arm: str, words: str) -> Check:
+    """A competitor under bad advice."""
+
+    def check(results: Results) -> Verdict:
+        found = stratified_bootstrap(results[label(name, BAD)].final[arm])
+        return below(f"{name}: misled, {words} stays below 50 % of the optimum.", found, SHARE, 0.5)
+
+    return check
+
+
+def no_worse(name: str, kind: str, other: str, margin: float, words: str) -> Check:
+    """BARFI against another arm."""
+
+    def check(results: Results) -> Verdict:
+        final = results[label(name, kind)].final
+        found = paired_difference(final["barfi"], final[other])
+        detail = f"difference of shares of the optimum, paired by seed; a loss of {margin} is borne"
+        return above(f"{name}: {words}", found, detail, -margin)
+
+    return check
+
+
+def disbelieves(name: str) -> Check:
+    """phi_3 under bad advice."""
+
+    def check(results: Results) -> Verdict:
+        found = stratified_bootstrap(results[label(name, BAD)].final["phi_3"])
+        detail = "phi_3 over states of old episodes; it starts at 1"
+        return below(f"{name}: bad advice is believed less than half.", found, detail, 0.5)
+
+    return check
+
+
+def claims_of(name: str) -> list[Claim]:
+    """The same of every task."""
+    return [
+        Claim(f"{name}: BARFI reaches the optimum despite bad advice", reaches(name)),
+        Claim(f"{name}: bad advice wrecks the plain sum", fails(name, "naive", "the plain sum")),
+        Claim(f"{name}: and shaping", fails(name, "shaping", "shaping by a bad potential")),
+        Claim(
+            f"{name}: BARFI is near the best weight",
+            no_worse(name, BAD, "weight", 0.1,
+                     "misled, BARFI is within 10 % of the best weight, chosen with hindsight."),
+        ),
+        Claim(
+            f"{name}: BARFI keeps good advice",
+            no_worse(name, GOOD, "naive", 0.05, "well advised, BARFI is no worse than the sum."),
+        ),
+        Claim(
+            f"{name}: BARFI corrects the learner",
+            no_worse(name, NONE, "old_primary", 0.05,
+                     "without advice, BARFI is no worse than its learner on the primary reward."),
+        ),
+        Claim(f"{name}: bad advice is disbelieved", disbelieves(name)),
+    ]  # fmt: skip
+
+
+# ---- pictures ------------------------------------------------------------------------------------
+
+CURVES = {
+    "barfi": "BARFI",
+    "naive": "plain sum",
+    "old_naive": "plain sum, old episodes",
+    "shaping": "shaping",
+    "weight": "best weight",
+    "primary": "primary reward",
+}
+
+
+def draw_objective(figure: Any, results: Results) -> None:
+    """The objective over training: a row a task, a column good and bad advice."""
+    axes = figure.subplots(len(TASKS), 2, sharex=True, sharey=True, squeeze=False)
+    for name, row in zip(TASKS, axes, strict=True):
+        for kind, ax in zip((GOOD, BAD), row, strict=True):
+            curves = results[label(name, kind)].curves
+            step = curves["step"][0]
+            for i, (key, words) in enumerate(CURVES.items()):
+                middle = bootstrap_curve(curves[key], reps=200)
+                ax.plot(step / step[-1], middle.point, color=colour(i), label=words)
+                ax.fill_between(step / step[-1], middle.low, middle.high, color=colour(i),
+                                alpha=0.15, linewidth=0)  # fmt: skip
+            ax.set_title(label(name, kind))
+    axes[0, 0].legend(fontsize=7)
+    axes[-1, 0].set_xlabel("share of training")
+    axes[len(TASKS) // 2, 0].set_ylabel("share of the optimum")
+
+
+def draw_gamma(figure: Any, results: Results) -> None:
+    """gamma_phi over training."""
+    axes = figure.subplots(1, len(TASKS), sharey=True, squeeze=False)[0]
+    for name, ax in zip(TASKS, axes, strict=True):
+        for i, kind in enumerate((GOOD, BAD, NONE)):
+            curves = results[label(name, kind)].curves
+            middle = bootstrap_curve(curves["gamma_phi"], reps=200)
+            step = curves["step"][0] / curves["step"][0, -1]
+            ax.plot(step, middle.point, color=colour(i), label=f"{kind} advice")
+            ax.fill_between(step, middle.low, middle.high, color=colour(i), alpha=0.15)
+        ax.set_title(name)
+        ax.set_xlabel("share of training")
+    axes[0].set_ylabel("gamma_phi")
+    axes[0].legend()
+
+
+def draw_maps(figure: Any, results: Results) -> None:
+    """phi_1 and phi_3 over the maze, means over seeds."""
+    axes = figure.subplots(1, 4)
+    shown = [(kind, key) for kind in (GOOD, BAD) for key in ("map_1", "map_3")]
+    for ax, (kind, key) in zip(axes, shown, strict=True):
+        mean = np.mean([a[key] for a in results.arrays(label("maze", kind))], 0)
+        image = ax.imshow(mean.T, origin="lower", extent=(0, 1, 0, 1), cmap="viridis")
+        figure.colorbar(image, ax=ax, shrink=0.6)
+        for low, high in ((0.4, 0.6), (0.75, 0.99)):
+            ax.plot([low, high, high, low, low], [low, low, high, high, low], color="white")
+        ax.set_title(f"phi_{key[-1]}, {kind} advice")
+
+
+EXPERIMENT = Experiment(
+    name="barfi",
+    title="A reward learned for its effect survives bad advice",
+    paper="Gupta, Chandak, Jordan, Thomas, Castro da Silva (2023), Behavior Alignment via Reward "
+    "Function Optimization, NeurIPS",
+    grid=[
+        Measure(label(name, kind), functools.partial(compare, name=name, kind=kind))
+        for name in TASKS
+        for kind in (BAD, GOOD, NONE)
+    ],
+    budgets={
+        "smoke": Budget(total_timesteps=60, num_envs=EPISODES, eval_episodes=0, seeds=2),
+        "quick": Budget(total_timesteps=2000, num_envs=EPISODES, eval_episodes=0, seeds=10),
+        "full": Budget(total_timesteps=4000, num_envs=EPISODES, eval_episodes=0, seeds=20),
+    },
+    claims=[claim for name in TASKS for claim in claims_of(name)],
+    seeds=SEEDS,
+    tuning_seeds=tuple(range(5)),
+    columns={
+        "barfi": "BARFI",
+        "naive": "plain sum",
+        "old_naive": "plain sum, old episodes",
+        "shaping": "shaping",
+        "weight": "best weight",
+        "primary": "primary reward",
+        "old_primary": "primary, old episodes",
+        "phi_3": "phi_3",
+        "gamma_phi": "gamma_phi",
+    },
+    figures=[
+        Figure(
+            "The objective while learning",
+            "Interquartile means with 95 % intervals over seeds, as shares of the optimum.",
+            draw_objective,
+            size=(9.0, 8.0),
+        ),
+        Figure(
+            "What is believed where",
+            "phi_1 and phi_3 over the maze, means over seeds; white: the lure and the goal.",
+            draw_maps,
+            size=(9.0, 3.0),
+        ),
+        Figure("The discount", "gamma_phi while learning; it starts at .99.", draw_gamma),
+    ],
+)

@@ -1,0 +1,266 @@
+"""Runs of ``barfi``: tasks, good and bad advice, all arms and seeds of a task as one batch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from rewardzoo.agents.barfi import BARFI
+from rewardzoo.agents.reinforce import Reinforce
+from rewardzoo.random import Rng
+from rewardzoo.rewards import Potential, RewardFunction, VectorRewardWrapper, env_reward
+from rewardzoo.rewards.alignment import AlignmentReward
+from rewardzoo.rewards.base import Spaces
+from rewardzoo.rewards.heuristics import (
+    MazeGoalDistance,
+    MazeLure,
+    PoleRule,
+    PushRight,
+    VelocityPush,
+)
+from rewardzoo.transition import Obs, Transition
+
+Advice = Callable[[], RewardFunction]
+EPISODES = 3  # of a run and round
+WEIGHTS = (0.01, 0.03, 0.1, 0.3)
+GOOD, BAD, NONE = "good", "bad", "no"
+
+
+class Nothing(RewardFunction):
+    """Pays nothing."""
+
+    def __call__(self, t: Transition) -> Tensor:
+        """Zeros."""
+        return torch.zeros_like(t.reward)
+
+
+class Blocks(RewardFunction):
+    """Pays each block of equally many rows by a reward function of its own.
+
+    Args:
+        *blocks: one a block.
+    """
+
+    def __init__(self, *blocks: RewardFunction) -> None:
+        self.blocks = blocks
+
+    @property
+    def markov(self) -> bool:  # type: ignore[override]
+        """Whether all are."""
+        return all(fn.markov for fn in self.blocks)
+
+    def bind(self, num_envs: int, device: torch.device, spaces: Spaces) -> None:
+        """Every block's memory is its rows'."""
+        self._rows = num_envs // len(self.blocks)
+        for fn in self.blocks:
+            fn.bind(self._rows, device, spaces)
+
+    def reset(self, mask: Tensor, obs: Obs) -> None:
+        """Block by block."""
+        parts = zip(self.blocks, mask.split(self._rows), obs.split(self._rows), strict=True)
+        for fn, rows, first in parts:
+            fn.reset(rows, first)
+
+    def __call__(self, t: Transition) -> Tensor:
+        """Block by block."""
+        names = ("obs", "action", "next_obs", "reward", "terminated", "truncated", "valid")
+        columns = [getattr(t, name).split(self._rows) for name in (*names, "episode_step")]
+        return torch.cat(
+            [fn(Transition(*row)) for fn, *row in zip(self.blocks, *columns, strict=True)]
+        )
+
+
+@dataclass(frozen=True)
+class Task:
+    """An environment, its advice and how it is learned.
+
+    Args:
+        env: id.
+        optimum: of the objective's sum over an episode.
+        advice: good and bad.
+        potential: over states, of the same spirit.
+        share: of the budget's episodes.
+        barfi: hyperparameters, chosen on tuning seeds.
+        fixed: the same of REINFORCE on rewards that are not learned.
+    """
+
+    env: str
+    optimum: float
+    advice: dict[str, Advice]
+    potential: dict[str, Callable[[Tensor], Tensor]]
+    share: float
+    barfi: dict[str, Any] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)
+
+
+TASKS = {
+    "maze": Task(
+        env="rewardzoo/AlignmentMaze-v0",
+        optimum=99.1,
+        advice={GOOD: MazeGoalDistance, BAD: MazeLure},
+        potential={
+            GOOD: lambda obs: -(obs - 0.87).square().sum(1),
+            BAD: lambda obs: 50.0 * ((obs >= 0.4) & (obs <= 0.6)).all(1).float(),
+        },
+        share=1.0,
+        barfi={"learning_rate": 5e-4, "reward_learning_rate": 5e-2},
+        fixed={"learning_rate": 5e-3},
+    ),
+    "cart pole": Task(
+        env="rewardzoo/AlignmentCartPole-v0",
+        optimum=500.0,
+        advice={GOOD: lambda: PoleRule(5.0, -1.0), BAD: lambda: PoleRule(-5.0, 1.0)},
+        potential={
+            GOOD: lambda obs: -10.0 * obs[:, 2].abs(),
+            BAD: lambda obs: 10.0 * obs[:, 2].abs(),
+        },
+        share=0.3,
+        barfi={
+            "learning_rate": 5e-4,
+            "reward_learning_rate": 5e-2,
+            "order": 1,
+            "buffer": 300,
+            "outer_episodes": 3,
+        },
+        fixed={"learning_rate": 5e-3, "order": 1},
+    ),
+    "mountain car": Task(
+        env="rewardzoo/AlignmentMountainCar-v0",
+        optimum=1.0,
+        advice={GOOD: VelocityPush, BAD: PushRight},
+        potential={
+            GOOD: lambda obs: 100.0 * obs[:, 1].abs(),
+            BAD: lambda obs: 5.0 * (obs[:, 1] > 0).float(),
+        },
+        share=0.15,
+        barfi={
+            "learning_rate": 5e-4,
+            "reward_learning_rate": 5e-2,
+            "first": 60,
+            "buffer": 51,
+            "outer_episodes": 3,
+        },
+        fixed={"learning_rate": 5e-3},
+    ),
+}
+
+
+@functools.lru_cache(maxsize=4)
+def study(name: str, seeds: tuple[int, ...], episodes: int) -> dict[str, dict[str, np.ndarray]]:
+    """Everything of a task: arrays (seeds, ...) by arm and by name.
+
+    All seeds and arms of a kind are one batch, in which a run is what it would be alone. So the
+    first job of a task plays them all, and the others of the same process find them here.
+    """
+    task = TASKS[name]
+    rounds = max(2, round(episodes * task.share) // EPISODES)
+    return {**learned(task, seeds, rounds), **fixed(task, seeds, rounds)}
+
+
+def learned(task: Task, seeds: Sequence[int], rounds: int) -> dict[str, dict[str, np.ndarray]]:
+    """The arms that learn from old episodes: BARFI, and the same learner on a fixed reward."""
+    good, bad = task.advice[GOOD], task.advice[BAD]
+    arms: dict[str, tuple[Advice, str, bool]] = {
+        f"barfi {GOOD}": (good, "naive", True),
+        f"barfi {BAD}": (bad, "naive", True),
+        f"barfi {NONE}": (Nothing, "primary", True),
+        "old primary": (Nothing, "primary", False),
+        f"old naive {GOOD}": (good, "naive", False),
+        f"old naive {BAD}": (bad, "naive", False),
+    }
+    reward = AlignmentReward(
+        Blocks(*(make() for make, _, _ in arms.values())),
+        init=[init for _, init, _ in arms.values() for _ in seeds],
+        order=task.barfi.get("order", 3),
+        runs=len(arms) * len(seeds),
+    )
+    agent = BARFI(
+        _envs(task, len(arms) * len(seeds), reward),
+        seeds=list(seeds) * len(arms),
+        learns=[learns for *_, learns in arms.values() for _ in seeds],
+        **task.barfi,
+    )
+    objective, gamma = _train(agent, rounds, lambda: reward.discount(reward.weights.c.detach()))
+    found = {
+        "objective": objective,
+        "gamma_phi": gamma,
+        "phi_3": _mean_phi_3(agent, reward),
+        **_maps(reward, agent),
+    }
+    return _by_arm(found, list(arms), len(seeds))
+
+
+def fixed(task: Task, seeds: Sequence[int], rounds: int) -> dict[str, dict[str, np.ndarray]]:
+    """The arms on a fixed reward, by REINFORCE from new episodes."""
+    arms: dict[str, RewardFunction] = {"primary": env_reward}
+    for kind, advice in task.advice.items():
+        arms[f"naive {kind}"] = env_reward + advice()
+        for weight in WEIGHTS:
+            arms[f"{weight} {kind}"] = env_reward + weight * advice()
+        arms[f"shaping {kind}"] = env_reward + Potential(task.potential[kind], gamma=0.99)
+    envs = _envs(task, len(arms) * len(seeds), Blocks(*arms.values()))
+    agent = Reinforce(envs, seeds=list(seeds) * len(arms), **task.fixed)
+    objective, _ = _train(agent, rounds, lambda: torch.zeros(1))
+    return _by_arm({"objective": objective}, list(arms), len(seeds))
+
+
+def _envs(task: Task, runs: int, reward: RewardFunction) -> VectorRewardWrapper:
+    return VectorRewardWrapper(gymnasium.make_vec(task.env, num_envs=runs * EPISODES), reward)
+
+
+def _train(agent: Reinforce, rounds: int, also: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """The objective of every run and round, (R, rounds), and another number of theirs."""
+    objective: list[Tensor] = []
+    other: list[Tensor] = []
+
+    def after(agent: Reinforce, metrics: dict[str, float]) -> bool:
+        objective.append(agent.played["objective"].mean(1))
+        other.append(also().clone())
+        return len(objective) < rounds
+
+    agent.learn(10**12, callback=after)
+    return torch.stack(objective, 1), torch.stack(other, 1)
+
+
+@torch.no_grad()
+def _mean_phi_3(agent: BARFI, reward: AlignmentReward) -> Tensor:
+    """(R,): over states of old episodes."""
+    zero = torch.zeros(reward.runs, dtype=torch.int64)
+    old = agent.buffer.draw(Rng(zero, zero, 0), 9)
+    x = reward.features(old.obs).flatten(1, 2)
+    live = old.live.flatten(1)
+    phi_3 = reward.coefficients(reward.weights.phi, x)[..., 2]
+    return (phi_3 * live).sum(1) / live.sum(1)
+
+
+@torch.no_grad()
+def _maps(reward: AlignmentReward, agent: BARFI) -> dict[str, Tensor]:
+    """phi_1 and phi_3 over a grid of two-dimensional observations, (R, 21, 21) each."""
+    space = agent.envs.single_observation_space
+    if space.shape != (2,):
+        return {}
+    axes = [
+        torch.linspace(float(a), float(b), 21) for a, b in zip(space.low, space.high, strict=True)
+    ]
+    grid = reward.features(torch.cartesian_prod(*axes)).expand(reward.runs, -1, -1)
+    phi = reward.coefficients(reward.weights.phi, grid).reshape(reward.runs, 21, 21, 3)
+    return {"map_1": phi[..., 0], "map_3": phi[..., 2]}
+
+
+def _by_arm(
+    found: dict[str, Tensor], arms: list[str], seeds: int
+) -> dict[str, dict[str, np.ndarray]]:
+    split = {k: v.reshape(len(arms), seeds, *v.shape[1:]).numpy() for k, v in found.items()}
+    return {arm: {k: v[i] for k, v in split.items()} for i, arm in enumerate(arms)}
+
+
+def last_tenth(curves: np.ndarray) -> np.ndarray:
+    """(seeds,) means over the last tenth of (seeds, rounds)."""
+    return np.asarray(curves[:, -max(1, curves.shape[1] // 10) :].mean(1))
