@@ -35,7 +35,7 @@ from rewardzoo.metrics.expressivity import (
     satisfaction,
     trajectories,
 )
-from rewardzoo.rewards.machine import Machine, automaton
+from rewardzoo.rewards.machine import Machine
 
 GAMMA = 0.9
 MEMBERS: Mapping[str, str] = {
@@ -303,7 +303,7 @@ def same_twice() -> Task:
         seen = machine_occupancies(model, policies, machine.table, 0, labels, GAMMA)
         return (seen * machine.reward).sum((1, 2))
 
-    goal = automaton("(a & X a) | (!a & X !a)")
+    goal = "(a & X a) | (!a & X !a)"
     return Task(
         "the same twice",
         "choose twice the same",
@@ -328,7 +328,7 @@ def always() -> Task:
     policies = grid(model, np.stack((chances, rest / 2, rest / 2), -1))
     labels = by_action(model)
     value = (chances == 1.0).astype(float)
-    goal = automaton("G a")
+    goal = "G a"
 
     def outer() -> np.ndarray:
         expected = occupancies(model, policies, GAMMA)[:, 0, 0]
@@ -364,7 +364,7 @@ def leaving() -> Task:
     value = (policies[:, 0, 0] > 0).astype(float)
     place = np.array([[0.0, 0.0], [1.0, 1.0]])
     pairs_of = np.arange(4).reshape(2, 2, 1).repeat(2, 2)  # a label for each state and action
-    goal = automaton("F a")
+    goal = "F a"
 
     def outer() -> np.ndarray:
         return ((occupancies(model, policies, GAMMA) * place).sum((1, 2)) > 1e-9).astype(float)
@@ -392,7 +392,7 @@ def first_step() -> Task:
     model = model_of(dynamics.OneChoice)
     policies = grid(model, triangle(6))
     value = policies[:, 0, 0]
-    goal = automaton("a")
+    goal = "a"
     return Task(
         "the first step",
         "choose a, once",

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from ..rewards.machine import Automaton
+from ..rewards.formulas import for_ever, is_cosafe, parse
+from ..rewards.machine import automaton
 from .occupancy import policy_occupancy
 from .planning import Array
 
@@ -85,7 +86,7 @@ def machine_occupancies(
     return seen
 
 
-def satisfaction(model: Model, policies: Array, goal: Automaton, labels: Codes) -> Array:
+def satisfaction(model: Model, policies: Array, formula: str, labels: Codes) -> Array:
     """(K,) probability that the infinite trace satisfies a co-safe or a safe formula.
 
     Of a co-safe one, that it becomes certain; of a safe one, that it is never lost.
@@ -93,15 +94,20 @@ def satisfaction(model: Model, policies: Array, goal: Automaton, labels: Codes) 
     Args:
         model: the environment.
         policies: (K, S, A).
-        goal: its automaton.
-        labels: (S, A, S).
+        formula: see ``rewardzoo.rewards.formulas``.
+        labels: (S, A, S), in bits of the formula's propositions, sorted.
+
+    Raises:
+        FormulaError: if the formula is neither.
     """
+    endless = for_ever(parse(formula))
+    goal = automaton(endless)
     count, size = len(model.initial), len(goal.table)
     chain = _product(model, policies, goal.table, labels).reshape(len(policies), count * size, -1)
     start = np.zeros((count, size))
     start[:, 0] = model.initial
     end = np.einsum("x,kxy->ky", start.reshape(-1), _limit(chain)).reshape(-1, count, size)
-    if goal.certain.any():
+    if is_cosafe(endless):
         found: Array = end[:, :, goal.certain].sum((1, 2))
         return found
     return np.asarray(1.0 - end[:, :, goal.doomed].sum((1, 2)))

@@ -156,6 +156,28 @@ def is_safe(formula: Formula) -> bool:
     return "U" not in _operators(normal(formula))
 
 
+def for_ever(formula: Formula) -> Formula:
+    """What decides a formula on infinite traces, read by the automaton of finite ones.
+
+    An infinite trace has no end: the next step that a co-safe formula asks for will come (``WX``
+    becomes ``X``), and one that a safe formula speaks of may not have come yet (``X`` becomes
+    ``WX``). A co-safe formula holds where the automaton becomes certain, a safe one where it is
+    never doomed.
+
+    Raises:
+        FormulaError: for a formula that is neither, which no finite prefix decides.
+    """
+    found = normal(formula)
+    if is_cosafe(found):
+        return _renamed(found, "WX", "X")
+    if is_safe(found):
+        return _renamed(found, "X", "WX")
+    raise FormulaError(
+        f"formula {str(formula)!r}: it needs a deterministic automaton over infinite words; "
+        "formulas without R and G, or without U and F, in their negation normal form do not"
+    )
+
+
 # ---- progression -----------------------------------------------------------------------------
 
 # What a trace still owes: alternatives, each a set of duties. A duty is a formula for the rest of
@@ -215,6 +237,11 @@ def _all(debts: Iterator[Debt] | Sequence[Debt]) -> Debt:
     """Their conjunction."""
     choices = itertools.product(*debts)
     return _any([frozenset([frozenset().union(*choice)]) for choice in choices])
+
+
+def _renamed(formula: Formula, old: str, new: str) -> Formula:
+    args = tuple(_renamed(a, old, new) if isinstance(a, Formula) else a for a in formula.args)
+    return Formula(new if formula.op == old else formula.op, args)
 
 
 def _names(formula: Formula) -> Iterator[str]:

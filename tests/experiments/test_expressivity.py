@@ -25,7 +25,6 @@ from rewardzoo.metrics.expressivity import (
     trajectories,
 )
 from rewardzoo.results import ArmResult, Results
-from rewardzoo.rewards.machine import automaton
 
 BY_NAME = {make.__name__: make for make in tasks.TASKS}
 EXPRESSED = [(n, f) for n, make in BY_NAME.items() for f in make().expressed]
@@ -117,7 +116,7 @@ def test_sure_thing_and_lottery_of_equal_mean() -> None:
 def test_deterministic_policies_satisfy_a_formula_or_do_not(text: str) -> None:
     """Why three levels are too many for temporal logic."""
     model = tasks.model_of(tasks.dynamics.OneState)
-    found = satisfaction(model, np.eye(3)[:, None], automaton(text), tasks.by_action(model))
+    found = satisfaction(model, np.eye(3)[:, None], text, tasks.by_action(model))
     assert np.isin(found.round(12), (0.0, 1.0)).all()
 
 

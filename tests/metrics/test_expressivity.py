@@ -24,7 +24,7 @@ from rewardzoo.metrics.expressivity import (
     trajectories,
 )
 from rewardzoo.metrics.planning import random_transitions
-from rewardzoo.rewards.machine import automaton
+from rewardzoo.rewards.formulas import FormulaError
 
 GAMMA = 0.8
 
@@ -125,10 +125,12 @@ def test_satisfaction_is_a_chance_of_absorption() -> None:
         ("G a", (p == 1) * 1.0),
         ("!a U (a & X a)", p * (p > 0)),
         ("a & X !a", p * (1 - p)),
+        ("G X a", (p == 1) * 1.0),  # there is always a next step
+        ("X WX a", p),
     ):
-        np.testing.assert_allclose(
-            satisfaction(coin, policies, automaton(text), labels), want, atol=1e-9
-        )
+        np.testing.assert_allclose(satisfaction(coin, policies, text, labels), want, atol=1e-9)
+    with pytest.raises(FormulaError, match="infinite words"):
+        satisfaction(coin, policies, "G F a", labels)
 
 
 @pytest.mark.parametrize("seed", range(3))

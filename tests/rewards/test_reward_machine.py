@@ -13,7 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewardzoo.agents.tabular import TabularMDP, mdp_of, value_iteration
+from rewardzoo.agents.tabular import mdp_of, q_values, value_iteration
+from rewardzoo.experiments.expressivity import product
 from rewardzoo.rewards import AppendRewardState, RewardWrapper, make_reward
 from rewardzoo.rewards.formulas import (
     FALSE,
@@ -209,30 +210,6 @@ def test_keeps_the_contract_of_reward_functions(name: str) -> None:
     assert report.memory and not report.relabels
 
 
-def product(mdp: TabularMDP, machine: Machine, labels: Any) -> TabularMDP:
-    """States (s, u); the label is that of the state entered."""
-    code = np.zeros(len(mdp.initial), np.int64)
-    for i, name in enumerate(machine.propositions):
-        code[labels[name]] |= 1 << i
-    count, size = len(code), len(machine.table)
-    after = torch.tensor(machine.table[:, code])  # (U, S)
-    step = torch.einsum(
-        "sat,utv->suatv", mdp.transition, torch.nn.functional.one_hot(after, size).double()
-    )
-    paid = torch.einsum("sat,ut->sua", mdp.transition, torch.tensor(machine.reward[:, code]))
-    start = torch.zeros(count, size, dtype=torch.float64)
-    start[:, machine.initial] = mdp.initial
-    states = count * size
-    actions = mdp.reward.shape[1]
-    over = torch.tensor(machine.terminal).repeat(count)
-    return TabularMDP(
-        step.reshape(states, actions, states),
-        paid.reshape(states, actions),
-        start.reshape(-1),
-        over,
-    )
-
-
 @pytest.mark.parametrize("shaping", [None, 0.9])
 def test_the_wrapped_environment_pays_what_the_product_does(shaping: float | None) -> None:
     """Following the product's optimal policy, the discounted return is its value."""
@@ -242,7 +219,7 @@ def test_the_wrapped_environment_pays_what_the_product_does(shaping: float | Non
     value = value_iteration(mdp, gamma)
     best = float(value @ mdp.initial)
     assert best == pytest.approx(gamma**11)  # four steps to the left, eight to the right
-    q = mdp.reward + gamma * torch.einsum("sat,t->sa", mdp.transition, value)
+    q = q_values(mdp, value, gamma)
     env = AppendRewardState(
         RewardWrapper(gymnasium.make("rewardzoo/GridWorld-v0", map=CORRIDOR, slip=0.0), fn)
     )
