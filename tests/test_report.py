@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -100,14 +103,15 @@ def table_text(res: Results, verdicts: list[Verdict] | None = None) -> str:
 def assert_loads_nothing(text: str) -> None:
     page = Page(text)
     for tag, attrs in page.tags:
-        assert tag not in {"script", "link", "img", "iframe", "image", "object", "embed"}, tag
+        assert tag not in {"link", "img", "iframe", "image", "object", "embed"}, tag
+        assert tag != "script" or "src" not in attrs
         for name, value in attrs.items():
             assert not name.startswith("on"), f"{tag} runs {name}"
             if name in {"href", "src", "xlink:href"} and tag != "a":
                 assert (value or "").startswith("#"), f"{tag} loads {value}"
     assert "url(" not in re.sub(r"url\(#[\w-]+\)", "", text) and "@import" not in text
     without_links = re.sub(r'<a href="[^"]*"[^>]*>[^<]*</a>', "", text)
-    assert "://" not in without_links
+    assert "://" not in without_links.replace('"http://www.w3.org/2000/svg"', "")
 
 
 def test_page_shows_every_arm_verdict_and_what_made_it() -> None:
@@ -122,10 +126,39 @@ def test_page_shows_every_arm_verdict_and_what_made_it() -> None:
     assert len(figures) == 1 + 2 + 2  # objective; specified and hacking for each arm
 
 
-def test_page_loads_nothing_and_runs_nothing() -> None:
+def scripts(text: str) -> list[str]:
+    return re.findall(r"<script[^>]*>(.*?)</script>", text, flags=re.S)
+
+
+def test_page_loads_nothing_and_runs_its_own_script_alone() -> None:
     text = html(results(), VERDICTS)
     assert_loads_nothing(text)
-    assert "default-src 'none'" in text
+    data, script = scripts(text)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
+    assert json.loads(data)["arms"][0]["label"] == "good"
+    for way in ("fetch", "XMLHttpRequest", "eval", "innerHTML", "import("):
+        assert way not in script
+
+
+def test_page_holds_the_numbers_that_it_saves() -> None:
+    made = results()
+    data = json.loads(scripts(html(made, []))[0])
+    for arm, found in zip(made.arms, data["arms"], strict=True):
+        assert found["seeds"] == arm.seeds
+        np.testing.assert_allclose(found["final"]["objective"], arm.final["objective"], rtol=1e-5)
+        np.testing.assert_allclose(found["curve"]["step"][-1], arm.curves["step"][0, -1])
+
+
+def test_pointer_finds_the_steps_of_the_objective() -> None:
+    text = html(results(), [])
+    (axis,) = re.findall(r'data-axis="([^"]*)"', text)
+    first, last, left, right = map(float, axis.split())
+    steps = results().arms[0].curves["step"][0]
+    assert first < steps[0] and last > steps[-1] and 0 < left < right < 9 * 72
+    page = Page(text)
+    ids = {a.get("id") for _, a in page.tags}
+    assert {"objective-arm0-line", "objective-arm1-band"} <= ids  # what a button hides
 
 
 def test_page_is_accessible() -> None:
@@ -165,7 +198,7 @@ def test_labels_are_escaped() -> None:
     nasty = results(arm(NASTY), references={NASTY: 0.4, "[bold]optimal": 0.7})
     text = html(nasty, [verdict])
     assert_loads_nothing(text)
-    assert "<script" not in text and Page(text).text.count(NASTY) >= 6
+    assert text.count("<script") == 2 and Page(text).text.count(NASTY) >= 6
     marked = table_text(results(arm("[red]label[/red]")))
     assert "[red]label[/red]" in marked
 
@@ -182,7 +215,7 @@ def test_table_holds_interquartile_mean_interval_gap_and_n() -> None:
     line = next(x for x in text.splitlines() if "flat" in x)
     assert "2 [2, 2]" in line  # a return without spread
     assert " 0.6 [" in line and " 0.3 [" in line  # mean of .5, .6, .7, and .9 less that
-    assert re.search(r"│\s+5 │$", line)
+    assert re.search(r"│\s+5 │ [▁-█]+ +│$", line)
     assert all(f"{v.outcome}  {v.claim}" in text for v in VERDICTS)
     assert "gap to optimum" not in table_text(results(flat, references={}))
 
