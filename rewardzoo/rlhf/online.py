@@ -60,7 +60,7 @@ class OnlineConfig:
     epochs: int = 1
     clip: float = 0.2
     gae_lambda: float = 0.95
-    process: float = 5.0
+    process: float = 1.0
     keep: str = "all"
     missing_eos: float = 0.0
     max_grad_norm: float = 1.0

@@ -55,6 +55,23 @@ class ImplicitReward:
         return self.raw(batch)
 
 
+class TokenRewardModel(RewardModel):
+    """An outcome reward model that is a sum of scalars read at every token, not one at the last.
+
+    In a small model the last token cannot see what every step was worth.
+    """
+
+    def token_rewards(self, batch: Sequences) -> Tensor:
+        """Rewards (B, T) of the tokens; 0 after the end."""
+        hidden = self.backbone.hidden(batch.ids, batch.attention_mask)
+        out: Tensor = self.value(hidden[:, batch.prompt_length :]).squeeze(-1)
+        return out * batch.completion_mask
+
+    def raw(self, batch: Sequences) -> Tensor:
+        """Scores (B,) in the units of the training loss."""
+        return self.token_rewards(batch).sum(1)
+
+
 def step_rewards(token_rewards: Tensor, ends: Tensor) -> Tensor:
     """Rewards (B, S + 1) of steps and of what follows the last one; they sum to the whole's.
 
@@ -94,7 +111,7 @@ def fit_outcomes(
     """Train a reward's log-odds on which completions are right, by cross entropy.
 
     Args:
-        reward: implicit, or with a head on its last token (an outcome reward model).
+        reward: implicit, or an outcome reward model.
         batch: completions (N).
         right: (N,) bool.
         epochs: over the completions.
@@ -118,16 +135,8 @@ def outcome_loss(log_odds: Tensor, right: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(log_odds, right.to(log_odds.dtype))
 
 
-@torch.no_grad()
-def head_scores(model: RewardModel, batch: Sequences, ends: Tensor) -> Tensor:
-    """What an outcome reward model says after each step, (B, S): it was only trained at the end."""
-    hidden = model.backbone.hidden(batch.ids, batch.attention_mask)
-    out: Tensor = model.value(hidden[:, batch.prompt_length + ends]).squeeze(-1)
-    return out
-
-
 def prime_advantage(
-    token_rewards: Tensor, outcome: Tensor, mask: Tensor, k: int, weight: float = 5.0
+    token_rewards: Tensor, outcome: Tensor, mask: Tensor, k: int, weight: float = 1.0
 ) -> Tensor:
     """PRIME's advantages (B, T): of outcomes, and of process rewards to go, each without its own.
 
@@ -141,7 +150,8 @@ def prime_advantage(
         outcome: (B,) of completions.
         mask: (B, T) bool.
         k: K.
-        weight: of the process advantages; 0 leaves the leave-one-out advantages of outcomes.
+        weight: of the process advantages; 0 leaves the leave-one-out advantages of outcomes. The
+            paper weighs both by 5 and whitens their sum.
 
     Paper: Cui et al. (2025), "Process reinforcement through implicit rewards", eq. 5.
     """

@@ -1,0 +1,100 @@
+"""Reward functions as TRL's ``reward_funcs``: the same numbers, composed ones too, in its trainer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rewardzoo.rewards.clip import Clip
+from rewardzoo.rlhf.reward_models import SequenceReward
+from rewardzoo.rlhf.sequences import pack
+from rewardzoo.rlhf.trl import as_reward_function
+
+EOS = 1
+PROMPTS, COMPLETIONS = ["w1 w2", "w3", "w4"], ["w5 w6 w7", "w8", "w9 w1"]
+
+
+def encode(text):
+    return [int(word[1:]) + 2 for word in text.split()]
+
+
+def rising(batch):
+    """Something that looks at prompts, completions, order and the end."""
+    place = torch.arange(1.0, batch.completion_mask.shape[1] + 1)
+    ended = (batch.completions == EOS).any(1)
+    spoken = (batch.completions * place * batch.completion_mask).sum(1)
+    return 0.1 * spoken + batch.prompts.sum(1) + ended
+
+
+def direct():
+    rows = [[*encode(y), EOS] for y in COMPLETIONS]
+    return [float(rising(pack([encode(x)], [y]))) for x, y in zip(PROMPTS, rows, strict=True)]
+
+
+def test_a_callable_for_trl_pays_what_the_reward_function_pays():
+    reward = as_reward_function(SequenceReward(rising, EOS), encode, EOS)
+    found = reward(prompts=PROMPTS, completions=COMPLETIONS, completion_ids=None, other=[1, 2, 3])
+    assert found == pytest.approx(direct())
+    assert all(type(x) is float for x in found) and reward.__name__
+
+
+def test_composed_reward_functions_are_callables_for_trl_too():
+    one = SequenceReward(rising, EOS)
+    composed = as_reward_function(0.5 * one + Clip(one, -1.0, 10.0), encode, EOS)
+    expected = [0.5 * x + min(x, 10.0) for x in direct()]
+    assert composed(prompts=PROMPTS, completions=COMPLETIONS) == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_trls_trainer_optimises_what_our_reward_function_pays(tmp_path):
+    trl = pytest.importorskip("trl")
+    datasets = pytest.importorskip("datasets")
+    import tokenizers
+    import transformers
+
+    vocabulary = {"<pad>": 0, "</s>": EOS, **{f"w{i}": i + 2 for i in range(20)}}
+    fast = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<pad>"))
+    fast.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=fast, pad_token="<pad>", eos_token="</s>", unk_token="<pad>"
+    )
+    config = transformers.LlamaConfig(
+        vocab_size=22,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        eos_token_id=EOS,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    reward = as_reward_function(SequenceReward(rising, EOS), encode, EOS)
+    seen = []
+
+    def recorded(prompts, completions, **columns):
+        paid = reward(prompts, completions, **columns)
+        seen.extend(paid)
+        return paid
+
+    trainer = trl.GRPOTrainer(
+        model=transformers.LlamaForCausalLM(config),
+        reward_funcs=[recorded],
+        args=trl.GRPOConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=4,
+            num_generations=4,
+            max_completion_length=4,
+            max_steps=1,
+            logging_steps=1,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+        ),
+        train_dataset=datasets.Dataset.from_list([{"prompt": x} for x in PROMPTS]),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    logged = [row["reward"] for row in trainer.state.log_history if "reward" in row]
+    assert len(seen) == 4 and logged == [pytest.approx(sum(seen) / 4, rel=1e-4)]
