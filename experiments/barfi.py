@@ -5,6 +5,9 @@ learner trained on the result is good for the primary reward. Scaled down: ten s
 of the cart pole and the car than the paper's, Fourier features throughout, of order 1 for the cart
 pole. Competitors learn from new episodes ("old episodes": as BARFI's learner does). Shaping by a
 potential is, to these learners, a baseline: it should change little, for better or worse.
+
+A task is an experiment: ``barfi_maze``, ``barfi_cart_pole``, ``barfi_mountain_car``. Its seeds and
+arms are learned as one batch by the first job: run it with one worker.
 """
 
 from __future__ import annotations
@@ -144,95 +147,106 @@ CURVES = {
 }
 
 
-def draw_objective(figure: Any, results: Results) -> None:
-    """The objective over training: a row a task, a column good and bad advice."""
-    axes = figure.subplots(len(TASKS), 2, sharex=True, sharey=True, squeeze=False)
-    for name, row in zip(TASKS, axes, strict=True):
-        for kind, ax in zip((GOOD, BAD), row, strict=True):
-            curves = results[label(name, kind)].curves
-            step = curves["step"][0]
-            for i, (key, words) in enumerate(CURVES.items()):
-                middle = bootstrap_curve(curves[key], reps=200)
-                ax.plot(step / step[-1], middle.point, color=colour(i), label=words)
-                ax.fill_between(step / step[-1], middle.low, middle.high, color=colour(i),
-                                alpha=0.15, linewidth=0)  # fmt: skip
-            ax.set_title(label(name, kind))
-    axes[0, 0].legend(fontsize=7)
-    axes[-1, 0].set_xlabel("share of training")
-    axes[len(TASKS) // 2, 0].set_ylabel("share of the optimum")
+def draw_objective(figure: Any, results: Results, name: str) -> None:
+    """The objective over training, with good and with bad advice."""
+    axes = figure.subplots(1, 2, sharey=True)
+    for kind, ax in zip((GOOD, BAD), axes, strict=True):
+        curves = results[label(name, kind)].curves
+        for i, (key, words) in enumerate(CURVES.items()):
+            _band(ax, curves["step"][0], curves[key], i, words)
+        ax.set_title(label(name, kind))
+        ax.set_xlabel("episodes of a run")
+    axes[0].set_ylabel("share of the optimum")
+    axes[0].legend(fontsize=7)
 
 
-def draw_gamma(figure: Any, results: Results) -> None:
+def draw_gamma(figure: Any, results: Results, name: str) -> None:
     """gamma_phi over training."""
-    axes = figure.subplots(1, len(TASKS), sharey=True, squeeze=False)[0]
-    for name, ax in zip(TASKS, axes, strict=True):
-        for i, kind in enumerate((GOOD, BAD, NONE)):
-            curves = results[label(name, kind)].curves
-            middle = bootstrap_curve(curves["gamma_phi"], reps=200)
-            step = curves["step"][0] / curves["step"][0, -1]
-            ax.plot(step, middle.point, color=colour(i), label=f"{kind} advice")
-            ax.fill_between(step, middle.low, middle.high, color=colour(i), alpha=0.15)
-        ax.set_title(name)
-        ax.set_xlabel("share of training")
-    axes[0].set_ylabel("gamma_phi")
-    axes[0].legend()
+    ax = figure.subplots()
+    for i, kind in enumerate((GOOD, BAD, NONE)):
+        curves = results[label(name, kind)].curves
+        _band(ax, curves["step"][0], curves["gamma_phi"], i, f"{kind} advice")
+    ax.set_xlabel("episodes of a run")
+    ax.set_ylabel("gamma_phi")
+    ax.legend()
 
 
-def draw_maps(figure: Any, results: Results) -> None:
-    """phi_1 and phi_3 over the maze, means over seeds."""
+def _band(ax: Any, step: np.ndarray, curves: np.ndarray, i: int, words: str) -> None:
+    """The interquartile mean and its interval."""
+    middle = bootstrap_curve(curves, reps=200)
+    ax.plot(step, middle.point, color=colour(i), label=words)
+    ax.fill_between(step, middle.low, middle.high, color=colour(i), alpha=0.15, linewidth=0)
+
+
+def draw_maps(figure: Any, results: Results, name: str) -> None:
+    """phi_1 and phi_3 over the observations, means over seeds."""
     axes = figure.subplots(1, 4)
     shown = [(kind, key) for kind in (GOOD, BAD) for key in ("map_1", "map_3")]
     for ax, (kind, key) in zip(axes, shown, strict=True):
-        mean = np.mean([a[key] for a in results.arrays(label("maze", kind))], 0)
+        mean = np.mean([a[key] for a in results.arrays(label(name, kind))], 0)
         image = ax.imshow(mean.T, origin="lower", extent=(0, 1, 0, 1), cmap="viridis")
         figure.colorbar(image, ax=ax, shrink=0.6)
-        for low, high in ((0.4, 0.6), (0.75, 0.99)):
+        for low, high in ((0.4, 0.6), (0.75, 0.99)) if name == "maze" else ():
             ax.plot([low, high, high, low, low], [low, low, high, high, low], color="white")
-        ax.set_title(f"phi_{key[-1]}, {kind} advice")
+        ax.set_title(f"phi_{key[-1]}, {kind} advice", fontsize=9)
 
 
-EXPERIMENT = Experiment(
-    name="barfi",
-    title="A reward learned for its effect survives bad advice",
-    paper="Gupta, Chandak, Jordan, Thomas, Castro da Silva (2023), Behavior Alignment via Reward "
-    "Function Optimization, NeurIPS",
-    grid=[
-        Measure(label(name, kind), functools.partial(compare, name=name, kind=kind))
-        for name in TASKS
-        for kind in (BAD, GOOD, NONE)
-    ],
-    budgets={
-        "smoke": Budget(total_timesteps=60, num_envs=EPISODES, eval_episodes=0, seeds=2),
-        "quick": Budget(total_timesteps=2000, num_envs=EPISODES, eval_episodes=0, seeds=10),
-        "full": Budget(total_timesteps=4000, num_envs=EPISODES, eval_episodes=0, seeds=20),
-    },
-    claims=[claim for name in TASKS for claim in claims_of(name)],
-    seeds=SEEDS,
-    tuning_seeds=tuple(range(5)),
-    columns={
-        "barfi": "BARFI",
-        "naive": "plain sum",
-        "old_naive": "plain sum, old episodes",
-        "shaping": "shaping",
-        "weight": "best weight",
-        "primary": "primary reward",
-        "old_primary": "primary, old episodes",
-        "phi_3": "phi_3",
-        "gamma_phi": "gamma_phi",
-    },
-    figures=[
+def figures_of(name: str) -> list[Figure]:
+    """The pictures of a task; maps where observations have two dimensions."""
+    where = "white: the lure and the goal" if name == "maze" else "both axes scaled to [0, 1]"
+    found = [
         Figure(
             "The objective while learning",
             "Interquartile means with 95 % intervals over seeds, as shares of the optimum.",
-            draw_objective,
-            size=(9.0, 8.0),
+            functools.partial(draw_objective, name=name),
         ),
         Figure(
-            "What is believed where",
-            "phi_1 and phi_3 over the maze, means over seeds; white: the lure and the goal.",
-            draw_maps,
-            size=(9.0, 3.0),
+            "The discount",
+            "gamma_phi while learning; it starts at .99.",
+            functools.partial(draw_gamma, name=name),
         ),
-        Figure("The discount", "gamma_phi while learning; it starts at .99.", draw_gamma),
-    ],
-)
+    ]
+    maps = Figure(
+        "What is believed where",
+        f"phi_1 and phi_3 over observations, means over seeds; {where}.",
+        functools.partial(draw_maps, name=name),
+        size=(9.0, 3.0),
+    )
+    return found if name == "cart pole" else [*found, maps]
+
+
+def experiment(name: str) -> Experiment:
+    """Of one task."""
+    seeds = {"smoke": 2, "quick": 10, "full": 20}
+    return Experiment(
+        name=f"barfi_{name.replace(' ', '_')}",
+        title=f"A reward learned for its effect survives bad advice: {name}",
+        paper="Gupta, Chandak, Jordan, Thomas, Castro da Silva (2023), Behavior Alignment via "
+        "Reward Function Optimization, NeurIPS",
+        grid=[
+            Measure(label(name, kind), functools.partial(compare, name=name, kind=kind))
+            for kind in (BAD, GOOD, NONE)
+        ],
+        budgets={
+            budget: Budget(episodes, num_envs=EPISODES, eval_episodes=0, seeds=seeds[budget])
+            for budget, episodes in TASKS[name].episodes.items()
+        },
+        claims=claims_of(name),
+        seeds=SEEDS,
+        tuning_seeds=tuple(range(5)),
+        columns={
+            "barfi": "BARFI",
+            "naive": "plain sum",
+            "old_naive": "plain sum, old episodes",
+            "shaping": "shaping",
+            "weight": "best weight",
+            "primary": "primary reward",
+            "old_primary": "primary, old episodes",
+            "phi_3": "phi_3",
+            "gamma_phi": "gamma_phi",
+        },
+        figures=figures_of(name),
+    )
+
+
+TASK_EXPERIMENTS = {name: experiment(name) for name in TASKS}

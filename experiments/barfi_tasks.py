@@ -86,7 +86,7 @@ class Task:
         optimum: of the objective's sum over an episode.
         advice: good and bad.
         potential: over states, of the same spirit.
-        share: of the budget's episodes.
+        episodes: of a run, by budget.
         barfi: hyperparameters, chosen on tuning seeds.
         fixed: the same of REINFORCE on rewards that are not learned.
     """
@@ -95,7 +95,7 @@ class Task:
     optimum: float
     advice: dict[str, Advice]
     potential: dict[str, Callable[[Tensor], Tensor]]
-    share: float
+    episodes: dict[str, int]
     barfi: dict[str, Any] = field(default_factory=dict)
     fixed: dict[str, Any] = field(default_factory=dict)
 
@@ -109,7 +109,7 @@ TASKS = {
             GOOD: lambda obs: -(obs - 0.87).square().sum(1),
             BAD: lambda obs: 50.0 * ((obs >= 0.4) & (obs <= 0.6)).all(1).float(),
         },
-        share=1.0,
+        episodes={"smoke": 60, "quick": 2000, "full": 2000},
         barfi={"learning_rate": 5e-4, "reward_learning_rate": 5e-2},
         fixed={"learning_rate": 5e-3},
     ),
@@ -121,7 +121,7 @@ TASKS = {
             GOOD: lambda obs: -10.0 * obs[:, 2].abs(),
             BAD: lambda obs: 10.0 * obs[:, 2].abs(),
         },
-        share=0.3,
+        episodes={"smoke": 30, "quick": 600, "full": 1000},
         barfi={
             "learning_rate": 5e-4,
             "reward_learning_rate": 5e-2,
@@ -139,7 +139,7 @@ TASKS = {
             GOOD: lambda obs: 100.0 * obs[:, 1].abs(),
             BAD: lambda obs: 5.0 * (obs[:, 1] > 0).float(),
         },
-        share=0.15,
+        episodes={"smoke": 6, "quick": 240, "full": 500},
         barfi={
             "learning_rate": 5e-4,
             "reward_learning_rate": 5e-2,
@@ -160,7 +160,7 @@ def study(name: str, seeds: tuple[int, ...], episodes: int) -> dict[str, dict[st
     first job of a task plays them all, and the others of the same process find them here.
     """
     task = TASKS[name]
-    rounds = max(2, round(episodes * task.share) // EPISODES)
+    rounds = episodes // EPISODES
     return {**learned(task, seeds, rounds), **fixed(task, seeds, rounds)}
 
 

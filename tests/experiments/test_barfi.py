@@ -12,6 +12,7 @@ import torch
 from rewardzoo import Transition
 from rewardzoo.experiments import barfi
 from rewardzoo.experiments.barfi_tasks import BAD, GOOD, NONE, TASKS, Blocks, Nothing, last_tenth
+from rewardzoo.registration import EXPERIMENTS
 from rewardzoo.results import ArmResult, Results
 from rewardzoo.rewards.heuristics import VelocityPush
 
@@ -98,11 +99,13 @@ def test_a_tiny_run_of_the_maze_gives_every_number_of_every_line() -> None:
         assert {"barfi", "primary", "old_primary", "phi_3", "gamma_phi"} <= set(final)
         assert trial.logged[-1][0] == 9 and set(trial.logged[0][1]) <= {*final, "gamma_phi"}
         assert trial.arrays["map_3"].shape == (21, 21)
-    assert final["barfi"] <= 1.01 and len(TASKS) == 3
+    assert final["barfi"] <= 1.01
 
 
-def test_tuning_and_reporting_seeds_are_apart_and_every_task_has_the_same_claims() -> None:
-    experiment = barfi.EXPERIMENT
-    assert not set(experiment.seeds) & set(experiment.tuning_seeds)
-    assert len(experiment.claims) == len(TASKS) * 7
-    assert len(experiment.grid) == len(TASKS) * 3
+def test_tuning_and_reporting_seeds_are_apart_and_every_task_is_an_experiment() -> None:
+    assert set(barfi.TASK_EXPERIMENTS) == set(TASKS)
+    for name, experiment in barfi.TASK_EXPERIMENTS.items():
+        assert not set(experiment.seeds) & set(experiment.tuning_seeds)
+        assert len(experiment.claims) == 7 and len(experiment.grid) == 3
+        assert experiment.budgets["quick"].seeds == 10
+        assert experiment.name in EXPERIMENTS and name in experiment.title
