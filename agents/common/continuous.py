@@ -115,6 +115,7 @@ class Actor(FlatModule):
         hidden: widths of the hidden layers.
         layer_norm: see ``Stack``.
         initialisation: see ``Stack``.
+        scale: whether a number ``scale`` is learned with it: SAC's logarithm of the temperature.
     """
 
     def __init__(
@@ -124,9 +125,11 @@ class Actor(FlatModule):
         hidden: tuple[int, ...],
         layer_norm: bool,
         initialisation: str,
+        scale: bool,
     ) -> None:
         super().__init__()
         self.stack = Stack(1, [num_inputs, *hidden, num_outputs], layer_norm, initialisation)
+        self.scale = nn.Parameter(torch.zeros(1)) if scale else None
 
     def forward(self, obs: Tensor) -> Tensor:
         """(B, D) to (B, num_outputs)."""
@@ -168,6 +171,7 @@ class ActorTwinCritic(nn.Module):
         clip: observations are standardised by running moments and clipped to this; None leaves
             them as they are.
         absorbing: observations and actions have one more column, which marks absorbing states.
+        scale: see ``Actor``.
     """
 
     memory_size = 0
@@ -183,12 +187,15 @@ class ActorTwinCritic(nn.Module):
         initialisation: str = "uniform",
         clip: float | None = None,
         absorbing: bool = False,
+        scale: bool = False,
     ) -> None:
         super().__init__()
         self.num_obs, self.clip, self.absorbing = num_obs, clip, absorbing
         extra = int(absorbing)
         self.moments = RunningMoments((num_obs,)) if clip is not None else None
-        self.actor = Actor(num_obs + extra, num_outputs, actor_hidden, layer_norm, initialisation)
+        self.actor = Actor(
+            num_obs + extra, num_outputs, actor_hidden, layer_norm, initialisation, scale
+        )
         self.critic = TwinCritic(
             num_obs + num_actions + 2 * extra, critic_hidden, layer_norm, initialisation
         )

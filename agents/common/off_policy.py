@@ -114,6 +114,10 @@ class OffPolicyAgent(Agent):
     default_num_envs = 1
     outputs_per_action = 1
     """Numbers that the actor gives for each component of an action."""
+    learns_scale = False
+    """Whether the actor has a ``scale``."""
+    noises = 1
+    """Normal numbers that a gradient step needs for each component of an action."""
     names: tuple[str, ...] = ("critic_loss", "q", "actor_loss", "batch_reward")
     """Of what a turn of the update reports."""
 
@@ -153,6 +157,7 @@ class OffPolicyAgent(Agent):
                 hp.initialisation,
                 hp.clip_observations,
                 hp.absorbing,
+                self.learns_scale,
             )
         self.network.to(self.device)
         self.target = copy.deepcopy(self.network).requires_grad_(False)
@@ -224,7 +229,8 @@ class OffPolicyAgent(Agent):
         one = self._seeds[:1]
         rng = Rng(one, torch.full_like(one, self.iteration), 0, _REPLAY_STREAM)
         start = rng.integers(0, max(len(self.replay), 1), math.prod(shape))[0].reshape(shape)
-        noise = rng.normal(math.prod(shape), self.distribution.num_outputs)[0]
+        width = self.noises * self.distribution.num_outputs
+        noise = rng.normal(math.prod(shape), width)[0]
         windows = self.replay.windows(start, hp.n_step)
         with torch.no_grad():
             batch = self.replay.batch(windows, hp.gamma, self.reward_of(), self.to_env)
