@@ -7,25 +7,34 @@ from .base import EnvReward, RewardError, RewardFunction, Spaces, env_reward
 from .clip import Clip
 from .compose import Scale, Sum
 from .delay import Delay
+from .expected import Constrained, OuterNonlinear
 from .normalise import Normalise
 from .novelty import Novelty
 from .parse import RewardSyntaxError, make_reward
 from .potential import Potential
+from .reward_machine import LtlGoal, RewardMachine
 from .schedule import Schedule
 from .submodular import ModularSurrogate, SetFunction, SubmodularReward
+from .trajectory import AverageReward, InnerNonlinear, TrajectoryReward
 from .wrappers import RewardWrapper, VectorRewardWrapper
 
 __all__ = [
     "AppendRewardState",
+    "AverageReward",
     "Clip",
+    "Constrained",
     "Delay",
     "EnvReward",
+    "InnerNonlinear",
+    "LtlGoal",
     "ModularSurrogate",
     "Normalise",
     "Novelty",
+    "OuterNonlinear",
     "Potential",
     "RewardError",
     "RewardFunction",
+    "RewardMachine",
     "RewardSyntaxError",
     "RewardWrapper",
     "Scale",
@@ -34,6 +43,7 @@ __all__ = [
     "Spaces",
     "SubmodularReward",
     "Sum",
+    "TrajectoryReward",
     "VectorAppendRewardState",
     "VectorRewardWrapper",
     "env_reward",
