@@ -6,6 +6,8 @@ state and action is the return of a rollout that begins with the action less tha
 with the policy's own: an unbiased advantage. Its noise would lengthen every canonical reward and so
 push equal rewards apart, but two independent estimates of the same advantage have the product of
 the means as the mean of their product: lengths and angles are taken from such products alone.
+The intervals know only what was sampled: where a few states that are rarely visited carry most of a
+reward, they are too narrow.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ def distances_from_advantages(
     reach = NormalDist().inv_cdf((1.0 + confidence) / 2.0) * error
     low, high = (_distance(cosine + sign * reach, outer) for sign, outer in ((1, 0.0), (-1, 2.0)))
     spread = np.sqrt((first * first).mean(0) * (second * second).mean(0))
-    noise = _distance(np.diagonal(gram) / spread, 0.0)
+    noise = _distance(np.diagonal(gram) / np.where(spread > 0, spread, np.nan), 0.0)
     return SampledDistances(_distance(cosine, np.nan), low, high, noise, n, confidence)
 
 

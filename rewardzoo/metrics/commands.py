@@ -1,0 +1,184 @@
+"""``rewardzoo compare-rewards``: how far apart reward functions are on an environment."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .comparison import Comparison
+
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_PICTURES = (".svg", ".png", ".pdf")
+_SAID = {
+    "starc": "STARC distance (VAL, L2): 0 the same order of policies, 2 the opposite",
+    "epic": "EPIC distance: looks at impossible transitions too",
+    "dard": "DARD distance: looks at some impossible transitions",
+    "regret": "worst-case regret: row meant, column optimised; 1 is the whole range of returns",
+}
+
+
+class Method(str, Enum):
+    """How distances are found."""
+
+    auto = "auto"
+    exact = "exact"
+    sampled = "sampled"
+
+
+def compare_rewards(
+    rewards: Annotated[list[str], typer.Argument(help="Reward expressions, two or more.")],
+    env: Annotated[str, typer.Option(help="Environment id.")],
+    gamma: Annotated[float, typer.Option(help="Discount, in [0, 1).")] = 0.99,
+    method: Annotated[
+        Method, typer.Option(help="auto is exact where states can be counted.")
+    ] = Method.auto,
+    samples: Annotated[int, typer.Option(help="States and actions sampled.", min=2)] = 512,
+    rollouts: Annotated[int, typer.Option(help="Of each estimate.", min=1)] = 4,
+    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="The environment's parameter, name=value; repeatable."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Heat map to write: .svg, .png or .pdf.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Print the distances between reward functions, and draw them.
+
+    Exact STARC, EPIC and DARD distances and worst-case regrets where the environment is enumerable;
+    elsewhere STARC distances from samples, with 95 % intervals.
+
+    Example: rewardzoo compare-rewards objective "objective + 0.1*novelty()" --env
+    rewardzoo/GridWorld-v0 --out distances.svg
+
+    Example: rewardzoo --plugin mine.py compare-rewards objective mine --env rewardzoo/Pendulum-v0
+    """
+    if len(rewards) > len(_LETTERS):
+        raise ValueError(f"rewards: {len(rewards)} given, expected at most {len(_LETTERS)}")
+    if out is not None and out.suffix not in _PICTURES:
+        raise ValueError(f"--out {out}: expected a name that ends in {', '.join(_PICTURES)}")
+    if not 0.0 <= gamma < 1.0:
+        raise ValueError(f"--gamma {gamma}: expected a number in [0, 1), the agent's discount")
+    found = compare(env, rewards, gamma, method, samples, rollouts, seed, setting or [])
+    if out is not None:
+        from .comparison import draw
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draw(found, out)
+    if as_json:
+        typer.echo(json.dumps(_plain(found, env, seed), indent=1))
+        return
+    _print(found, Console())
+    if out is not None:
+        typer.echo(f"heat map: {out}")
+
+
+def compare(
+    env: str,
+    rewards: list[str],
+    gamma: float,
+    method: Method = Method.auto,
+    samples: int = 512,
+    rollouts: int = 4,
+    seed: int = 0,
+    settings: list[str] = [],  # noqa: B006
+) -> Comparison:
+    """What the command prints; see its arguments.
+
+    Raises:
+        ValueError: naming the argument that is wrong, and what to give.
+    """
+    from ..registration import EXPERIMENTS
+    from ..rewards.parse import make_reward
+    from .comparison import compare_by_samples, compare_exactly, enumerable
+
+    func = _dynamics(env, settings)
+    _ = list(EXPERIMENTS)  # an experiment may bring its own reward functions
+    made = [make_reward(text) for text in rewards]
+    reason = enumerable(func)
+    if method is Method.exact and reason:
+        raise ValueError(f"--method exact: not on {env}: {reason}; use --method sampled")
+    if method is Method.exact or (method is Method.auto and not reason):
+        return compare_exactly(func, made, rewards, gamma)
+    return compare_by_samples(func, made, rewards, gamma, samples, rollouts, seed)
+
+
+def _dynamics(env: str, settings: list[str]) -> Any:
+    """The functional environment of an id."""
+    import gymnasium
+
+    from ..functional import load
+    from ..registration import check_env_id, functional_ids, nearest
+
+    check_env_id(env)
+    kwargs = dict(gymnasium.spec(env).kwargs)
+    if "dynamics" not in kwargs:
+        raise ValueError(
+            f"--env {env}: its states cannot be branched, since it is no functional environment; "
+            + nearest(env, functional_ids())
+        )
+    for pair in settings:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set {pair}: expected name=value")
+        try:
+            kwargs[name] = json.loads(text)
+        except json.JSONDecodeError:
+            kwargs[name] = text
+    return load(kwargs.pop("dynamics"))(**kwargs)
+
+
+def _print(found: Comparison, console: Console) -> None:
+    """A table a measure; rewards by letters, which stand for them below."""
+    letters = _LETTERS[: len(found.labels)]
+    for name, values in found.matrices.items():
+        console.print(_SAID[name], highlight=False)
+        table = Table(box=None, padding=(0, 1))
+        table.add_column("")
+        for letter in letters:
+            table.add_column(letter, justify="right")
+        for i, letter in enumerate(letters):
+            table.add_row(letter, *(_cell(found, values, i, j) for j in range(len(letters))))
+        console.print(table)
+        console.print()
+    for letter, label in zip(letters, found.labels, strict=True):
+        console.print(f"{letter}  {label}", markup=False, highlight=False, soft_wrap=True)
+    way = "exact" if found.exact else "sampled, with 95 % intervals"
+    console.print(f"{way}; {found.n:,} states and actions; discount {found.gamma:g}")
+    for note in found.notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _cell(found: Comparison, values: Any, i: int, j: int) -> str:
+    if found.low is None or found.high is None or i == j:
+        return "?" if np.isnan(values[i, j]) else f"{values[i, j]:.3f}"
+    if np.isnan(values[i, j]):
+        return "?"
+    return f"{values[i, j]:.2f} [{found.low[i, j]:.2f}, {found.high[i, j]:.2f}]"
+
+
+def _plain(found: Comparison, env: str, seed: int) -> dict[str, Any]:
+    """For JSON: nan becomes null."""
+
+    def numbers(x: Any) -> Any:
+        if x is None:
+            return None
+        return [numbers(v) for v in x] if np.ndim(x) else (None if np.isnan(x) else float(x))
+
+    return {
+        "env": env,
+        "rewards": found.labels,
+        "gamma": found.gamma,
+        "method": "exact" if found.exact else "sampled",
+        "n": found.n,
+        **({} if found.exact else {"seed": seed}),
+        **{name: numbers(values) for name, values in found.matrices.items()},
+        **{k: numbers(getattr(found, k)) for k in ("low", "high", "noise") if not found.exact},
+        "notes": found.notes,
+    }

@@ -1,0 +1,207 @@
+"""``rewardzoo compare-rewards``: exact where states can be counted, intervals elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer
+from torch import Tensor
+from typer.testing import CliRunner
+
+import rewardzoo
+from rewardzoo.envs.grid_world.dynamics import GridWorld
+from rewardzoo.envs.pendulum.dynamics import Pendulum
+from rewardzoo.envs.sepsis.dynamics import SepsisICU
+from rewardzoo.metrics import comparison
+from rewardzoo.metrics.commands import Method, compare, compare_rewards
+from rewardzoo.metrics.comparison import compare_exactly, enumerable
+from rewardzoo.metrics.epic import epic_distance
+from rewardzoo.metrics.planning import expected
+from rewardzoo.metrics.starc import starc_distance
+from rewardzoo.rewards import Novelty, Potential, env_reward
+from rewardzoo.rewards.base import RewardFunction
+from rewardzoo.transition import Transition
+
+GRID = "rewardzoo/GridWorld-v0"
+PHI = [3.0, 1.0, -2.0, 5.0, 0.5, 7.0, -1.0, 2.0, 4.0, -3.0, 6.0, 1.5]
+
+
+class Table(RewardFunction):
+    """R(s, a, s')."""
+
+    def __init__(self, table: np.ndarray) -> None:
+        self.table = torch.tensor(table)
+
+    def __call__(self, t: Transition) -> Tensor:
+        return self.table[t.obs, t.action, t.next_obs]
+
+
+def cli(*args: str) -> Any:
+    app = typer.Typer()
+    app.command(context_settings={"ignore_unknown_options": True})(compare_rewards)
+    return CliRunner().invoke(app, list(args))
+
+
+def test_exact_distances_are_those_of_the_tables() -> None:
+    """What is not absorbing is asked about, transition by transition."""
+    func, rng, gamma = GridWorld(), np.random.default_rng(0), 0.9
+    tables = rng.normal(size=(2, 12, 4, 12))
+    found = compare_exactly(func, [Table(x) for x in tables], ["a", "b"], gamma)
+    moves, _, _ = func.transition_matrix()
+    tables[:, func.terminal_states] = 0.0
+    assert found.exact and found.n == 48
+    want = starc_distance(*tables, moves, gamma)
+    # Rewards are float32.
+    assert found.matrices["starc"][0, 1] == pytest.approx(want, abs=1e-6)
+    want = epic_distance(*tables, moves, gamma)
+    assert found.matrices["epic"][0, 1] == pytest.approx(want, abs=1e-6)
+    assert not np.diagonal(found.matrices["regret"]).any()
+
+
+def test_the_objective_by_successor_has_the_model_s_expectation() -> None:
+    func = GridWorld()
+    moves, r, _ = func.transition_matrix()
+    table = comparison._table(func, env_reward, moves, 0.9, whole=True)
+    np.testing.assert_allclose(expected(table, moves), r, atol=1e-6)
+    assert table[10, 1, 11] == 0.0 and table[6, 1, 7] == -1.0  # free; into the trap
+
+
+def test_shaping_and_scale_are_no_difference_and_a_minus_is_all_of_it() -> None:
+    found = compare(GRID, ["objective", f"3*objective + potential(phi={PHI})", "-objective"], 0.9)
+    starc, regret = found.matrices["starc"], found.matrices["regret"]
+    # float32 rewards over a canonical form of length about 1
+    assert starc[0, 1] < 1e-5 and starc[0, 2] == pytest.approx(2.0, abs=1e-5)
+    assert regret[0, 1] < 1e-5 and regret[0, 2] == pytest.approx(1.0, abs=1e-5)
+    assert found.matrices["dard"][0, 2] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_tables_too_large_for_epic_agree_with_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    rewards = [env_reward, Novelty(), env_reward + Potential(PHI)]
+    whole = compare_exactly(GridWorld(), rewards, list("abc"), 0.9)
+    monkeypatch.setattr(comparison, "_CELLS", 10)
+    monkeypatch.setattr(comparison, "_ROWS", 7)
+    parts = compare_exactly(GridWorld(), rewards, list("abc"), 0.9)
+    assert set(parts.matrices) == {"starc", "regret"} and "no EPIC and DARD" in parts.notes[0]
+    for name, values in parts.matrices.items():
+        np.testing.assert_allclose(values, whole.matrices[name], atol=1e-5)
+
+
+def test_enumerable_says_why_not() -> None:
+    assert enumerable(GridWorld()) == enumerable(SepsisICU()) == ""
+    assert enumerable(Pendulum()) == "it has no transition_matrix"
+    with pytest.raises(ValueError, match="no exact distances on Pendulum: it has no transition"):
+        compare_exactly(Pendulum(), [env_reward, Novelty()], ["a", "b"], 0.9)
+
+
+def test_samples_agree_with_the_exact_distance_within_their_interval() -> None:
+    # Starts everywhere: of states that are rarely sampled an interval knows too little.
+    maze = "SSSG\nS#ST\nSSSS"
+    func = GridWorld(map=maze)
+    moves, _, initial = func.transition_matrix()
+    uniform = np.where(func.terminal_states[:, None], 0.0, moves.mean(1))
+    rewards = ["objective", "novelty", f"potential(phi={PHI}) + objective"]
+    found = compare(
+        GRID, rewards, 0.5, Method.sampled, samples=1000, settings=[f"map={json.dumps(maze)}"]
+    )
+    assert found.low is not None and found.high is not None and found.noise is not None
+    visits = np.linalg.solve(np.eye(12) - 0.5 * uniform.T, initial)
+    # A state is sampled at a geometric time, or as the last one before the end.
+    stop = 0.5 + 0.5 * moves.mean(1)[:, func.terminal_states].sum(1)
+    weights = np.where(func.terminal_states, 0.0, visits * stop)[:, None] * np.ones(4)
+    tables = [comparison._table(func, fn, moves, 0.5, whole=True) for fn in (env_reward, Novelty())]
+    exact = starc_distance(*tables, moves, 0.5, weights=weights)
+    assert found.low[0, 1] <= exact <= found.high[0, 1]
+    assert found.low[0, 2] < 0.05  # equivalent
+
+
+def test_a_user_s_own_file_on_a_continuous_environment(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from rewardzoo import RewardFunction, register_reward\n"
+        "@register_reward('compare_mine')\n"
+        "class Mine(RewardFunction):\n"
+        "    'Upright.'\n"
+        "    def __init__(self, weight: float = 1.0) -> None:\n"
+        "        self.weight = weight\n"
+        "    def __call__(self, t):\n"
+        "        return self.weight * t.next_obs[:, 0]\n"
+    )
+    rewardzoo.load_plugin(mine)
+    found = cli(
+        "compare_mine", "compare_mine(weight=-2)", "objective", "--env", "rewardzoo/Pendulum-v0",
+        "--gamma", "0.8", "--samples", "64", "--rollouts", "2", "--json",
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    told = json.loads(found.output)
+    assert told["method"] == "sampled" and told["n"] == 64 and told["seed"] == 0
+    assert told["starc"][0][1] == pytest.approx(2.0, abs=1e-5)  # the same noise in both
+    assert told["low"][0][2] <= told["starc"][0][2] <= told["high"][0][2]
+
+
+def test_prints_tables_and_draws_the_heat_map(tmp_path: Path) -> None:
+    for name in ("map.svg", "map.png"):
+        out = tmp_path / "new" / name
+        found = cli("objective", "-objective", "novelty", "--env", GRID, "--out", str(out))
+        assert found.exit_code == 0, found.output
+        assert out.stat().st_size > 2_000
+    for word in (
+        "STARC",
+        "EPIC",
+        "DARD",
+        "regret",
+        "A  objective",
+        "B  -objective",
+        "exact",
+        "2.000",
+    ):
+        assert word in found.output
+    assert "<svg" in (tmp_path / "new" / "map.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["objective", "objektive"], "did you mean 'objective'"),
+        (["objective"], "rewards: 1 given, expected at least two"),
+        (["objective", "novelty(per_episode=True)"], "reward function novelty: it has memory"),
+        (["objective", "potential(phi=[1,2])"], "phi: a table of 2 numbers, expected 12"),
+        (["objective", "novelty", "--gamma", "1"], "--gamma 1.0: expected a number in"),
+        (["objective", "novelty", "--out", "map.jpg"], "--out map.jpg: expected a name that ends"),
+        (["objective", "novelty", "--set", "slipp=1"], "did you mean 'slip'"),
+        (["objective", "novelty", "--set", "slip"], "--set slip: expected name=value"),
+        (["a"] * 27, "rewards: 27 given, expected at most 26"),
+        (
+            ["objective", "potential(phi=[1,2], gamma=0.5)"],
+            "gamma=0.5 of reward function potential: the agent's is 0.99|expected 12",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_named(args: list[str], message: str) -> None:
+    found = cli(*args, "--env", GRID)
+    assert isinstance(found.exception, (ValueError, TypeError))
+    assert re.search(message, str(found.exception))
+
+
+@pytest.mark.parametrize(
+    ("env", "args", "message"),
+    [
+        ("rewardzoo/GridWorl-v0", [], "did you mean 'rewardzoo/GridWorld-v0'"),
+        ("CartPole-v1", [], "--env CartPole-v1: its states cannot be branched"),
+        ("rewardzoo/Pendulum-v0", ["--method", "exact"], "--method exact: not on rewardzoo/Pend"),
+    ],
+)
+def test_bad_environments_are_named(env: str, args: list[str], message: str) -> None:
+    found = cli("objective", "novelty", "--env", env, *args)
+    assert isinstance(found.exception, ValueError) and message in str(found.exception)
+
+
+def test_noise_is_said_where_a_reward_says_nothing() -> None:
+    found = cli("objective", "0*objective", "--env", "rewardzoo/Pendulum-v0", "--gamma", "0.5",
+                "--samples", "16", "--rollouts", "1")  # fmt: skip
+    assert found.exit_code == 0 and "noise swamps it" in found.output and "?" in found.output
