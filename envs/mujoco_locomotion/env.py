@@ -37,11 +37,7 @@ class Locomotion(gymnasium.Env[Any, Any]):
     def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
         if render_mode is not None and render_mode not in _RENDER_MODES:
             raise ValueError(f"render_mode={render_mode!r}: expected None or 'rgb_array'")
-        try:
-            env = gymnasium.make(self.task, render_mode=render_mode, **kwargs)
-        except gymnasium.error.DependencyNotInstalled as error:
-            raise ImportError(f'{self.task}: pip install "rewardzoo[mujoco]" ({error})') from None
-        self.engine: Any = env.unwrapped
+        self.engine: Any = _engine(self.task, **kwargs)
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": self.engine.metadata["render_fps"]}
         space = self.engine.observation_space
@@ -53,6 +49,7 @@ class Locomotion(gymnasium.Env[Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Start the next episode; ``seed`` starts the sequence of episodes anew."""
+        super().reset(seed=seed)
         obs, info = self.engine.reset(seed=seed)
         self._over = False
         return obs.astype(np.float32), info
@@ -67,8 +64,13 @@ class Locomotion(gymnasium.Env[Any, Any]):
         return obs.astype(np.float32), reward, self._over, False, {**info, "objective": reward}
 
     def render(self) -> Any:
-        """A frame (H, W, 3) uint8."""
-        return self.engine.render()
+        """A frame (320, 480, 3) uint8: a side view."""
+        if self.render_mode is None:
+            gymnasium.logger.warn("render() needs render_mode='rgb_array'")
+            return None
+        from .render import frame
+
+        return frame(self.engine.model, self.engine.data)
 
     def close(self) -> None:
         """Free the simulator."""
@@ -303,6 +305,21 @@ class InProcessVector(SimulatorVectorEnv):
         rows.time[:], rows.total[:] = state["time"], state["total"]
         self.np_random.bit_generator.state = state["random"]
         self._obs, *self._last = self._mirror.take()
+
+
+def _engine(task: str, **kwargs: Any) -> Any:
+    """Gymnasium's environment, without its wrappers."""
+    try:
+        import mujoco
+    except ImportError:
+        raise ImportError(f'{task}: pip install "rewardzoo[mujoco]"') from None
+    # Some of Gymnasium's models use what MuJoCo calls deprecated, for which it would write a file
+    # into the working folder.
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        return gymnasium.make(task, **kwargs).unwrapped
+    finally:
+        mujoco.set_mju_user_warning(None)
 
 
 def make_vector(
