@@ -17,6 +17,7 @@ whose gradient exists at 0.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,6 +105,7 @@ class BARFI(Reinforce):
         if len(learns) != len(self.seeds):
             raise ValueError(f"learns: {len(learns)} flags for {len(self.seeds)} runs")
         self._learns = torch.tensor(learns, device=self.device)
+        self._learners = self._learns.nonzero().flatten()
         self.reward.collecting = True
         self.weights = self.reward.weights
         self.outer_optimizer = torch.optim.RMSprop(
@@ -158,10 +160,11 @@ class BARFI(Reinforce):
             self._trail = (self.network.theta.detach().clone(), [])
         return {**learned, **super().learn_from(newest)}
 
-    def _ascend(self, episodes: Episodes) -> Tensor:
+    def ascend(self, episodes: Episodes, weight: Tensor) -> Tensor:
+        """One update, remembered where it is to be unrolled."""
         if self._trail is not None:
             self._trail[1].append(episodes)
-        return super()._ascend(episodes)
+        return super().ascend(episodes, weight)
 
     # ---- the outer problem -------------------------------------------------------------------
 
@@ -190,8 +193,10 @@ class BARFI(Reinforce):
 
     def hypergradient(self, newest: Episodes) -> Hypergradient:
         """dJ/dphi and dJ/dc where the learner stands, before penalties."""
-        hp, theta = self.hp, self.network.theta.detach()
-        outer = (self.weights.phi.detach(), self.weights.c.detach())
+        hp, rows = self.hp, self._learners  # the other runs need none
+        theta = self.network.theta.detach()[rows]
+        outer = (self.weights.phi.detach()[rows], self.weights.c.detach()[rows])
+        newest = Episodes(*(x[rows] for x in newest))
         goal = discounted_returns(newest.rewards[..., 0], hp.gamma)
 
         def outer_gradient(theta: Tensor) -> Tensor:
@@ -201,9 +206,10 @@ class BARFI(Reinforce):
                 return torch.autograd.grad(total, theta)[0]
 
         if hp.solver == "unrolled":
-            return self._unrolled(outer_gradient, outer)
+            return self._spread(self._unrolled(outer_gradient, outer))
         old = self.buffer.draw(self._batch_rng(_OUTER), hp.outer_episodes, newest=self.episodes)
-        return hypergradient(
+        old = Episodes(*(x[rows] for x in old))
+        found = hypergradient(
             lambda theta, outer: self.direction(old, theta, outer),
             outer_gradient(theta),
             theta,
@@ -215,18 +221,29 @@ class BARFI(Reinforce):
             hp.damping,
             tolerance=None,
         )
+        return self._spread(found)
+
+    def _spread(self, found: Hypergradient) -> Hypergradient:
+        """To all runs: those that do not learn their reward get 0."""
+        whole = (self.weights.phi.detach(), self.weights.c.detach())
+        gradient = tuple(
+            torch.zeros_like(p).index_copy(0, self._learners, g)
+            for p, g in zip(whole, found.gradient, strict=True)
+        )
+        return found._replace(gradient=gradient)
 
     def _unrolled(self, outer_gradient: Any, outer: Parameters) -> Hypergradient:
         """Through the updates of the last round, with RMSprop's scale as it is now."""
         assert self._trail is not None
+        rows = self._learners
         start, batches = self._trail
-        scale = self.optimizer.state[self.network.theta]["square_avg"].sqrt() + 1e-8
+        scale = self.optimizer.state[self.network.theta]["square_avg"][rows].sqrt() + 1e-8
         rate = self.optimizer.param_groups[0]["lr"] / scale
         steps = [
-            lambda theta, outer, batch=batch: self.direction(batch, theta, outer)
+            functools.partial(self.direction, Episodes(*(x[rows] for x in batch)))
             for batch in batches
         ]
-        gradient = unrolled(steps, outer_gradient, start, outer, rate)
+        gradient = unrolled(steps, outer_gradient, start[rows], outer, rate)
         nothing = torch.full((len(self.seeds),), torch.nan, device=self.device)
         return Hypergradient(gradient, nothing, nothing, nothing)
 

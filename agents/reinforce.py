@@ -230,13 +230,17 @@ class Reinforce(Agent):
 
     def learn_from(self, newest: Episodes) -> dict[str, Tensor]:
         """The updates after a round; returns metrics."""
-        if not self.hp.off_policy or self.rounds_of_old < 0:
-            return {"direction": self._ascend(newest)}
+        hp = self.hp
+        if not hp.off_policy or self.rounds_of_old < 0:
+            return {"direction": self.ascend(newest, self.returns(newest))}
         # At first also what the rounds before did not do.
-        updates = self.hp.updates + (self.hp.first if self.rounds_of_old == 0 else 0)
-        for i in range(updates):
-            rng = self._batch_rng(i)
-            size = self._ascend(self.buffer.draw(rng, self.hp.batch))
+        updates = hp.updates + (hp.first if self.rounds_of_old == 0 else 0)
+        # Drawn and weighed at once: what is paid does not change between updates.
+        old = self.buffer.draw(self._batch_rng(0), updates * hp.batch)
+        weights = self.returns(old).split(hp.batch, 1)
+        batches = zip(*(x.split(hp.batch, 1) for x in old), strict=True)
+        for batch, weight in zip(batches, weights, strict=True):
+            size = self.ascend(Episodes(*batch), weight)
         return {"direction": size}
 
     @property
@@ -247,10 +251,9 @@ class Reinforce(Agent):
     def _batch_rng(self, draw: int) -> Rng:
         return Rng(self._runs, torch.full_like(self._runs, self.iteration), draw, _BATCH_STREAM)
 
-    def _ascend(self, episodes: Episodes) -> Tensor:
-        """One update; returns the mean size of its direction."""
+    def ascend(self, episodes: Episodes, weight: Tensor) -> Tensor:
+        """One update, by actions' weights; returns the mean size of its direction."""
         theta = self.network.theta
-        weight = self.returns(episodes)
         (direction,) = torch.autograd.grad(
             self.surrogate(theta, episodes, weight, self.hp.ent_coef).sum(), theta
         )
