@@ -5,6 +5,7 @@ Paper: Wang et al. (2024), "Secrets of RLHF in large language models part II: re
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -71,11 +72,11 @@ def treat(
     if how == "drop":
         return data.take(strength.argsort()[count:].sort().values), "bt"
     if how == "margin":
-        return data._replace(strength=strength.clamp(min=0.0)), "margin"
+        return replace(data, strength=strength.clamp(min=0.0)), "margin"
     certain = torch.ones(len(data))
     if how == "smooth":
         certain[strength.abs().argsort()[:count]] = 1 - smoothing
     else:
         weakest = strength.argsort()[:count]
         certain[weakest[strength[weakest] < 0]] = 0.0
-    return data._replace(strength=certain), "soft_bt"
+    return replace(data, strength=certain), "soft_bt"

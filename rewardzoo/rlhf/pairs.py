@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from .records import DataError
 from .sequences import Sequences, concatenate, pack
 
 
-class PairBatch(NamedTuple):
+@dataclass(frozen=True)
+class PairBatch:
     """B prompts, each with a better and a worse completion."""
 
     chosen: Sequences
@@ -39,7 +40,8 @@ class PairBatch(NamedTuple):
         )
 
 
-class RatingBatch(NamedTuple):
+@dataclass(frozen=True)
+class RatingBatch:
     """B responses, each with one or several ratings."""
 
     responses: Sequences

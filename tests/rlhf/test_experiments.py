@@ -12,6 +12,8 @@ from rewardzoo.experiment import Budget
 from rewardzoo.experiments import (
     rlhf_constrained,
     rlhf_daa_scaling,
+    rlhf_ensembles_sweep,
+    rlhf_overoptimisation,
     rlhf_overoptimisation_ensembles,
     rlhf_policy_filtration,
     rlhf_simpo_vpo_rpo,
@@ -26,6 +28,8 @@ from rewardzoo.rlhf.sequences import pack
 MODULES = (
     rlhf_constrained,
     rlhf_daa_scaling,
+    rlhf_ensembles_sweep,
+    rlhf_overoptimisation,
     rlhf_overoptimisation_ensembles,
     rlhf_policy_filtration,
     rlhf_simpo_vpo_rpo,
@@ -56,6 +60,19 @@ def test_a_statement_about_every_seed_can_come_out_each_way(positive, outcome):
     x = np.where(np.arange(8) < positive, 1.0, -1.0)
     check = every_seed("x > 0", "a", "x", lambda final: final["x"])
     assert check(results({"a": {"x": x}})).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("shift", "outcome"), [(1.0, "holds"), (-1.0, "fails"), (0.0, "inconclusive")]
+)
+def test_pretraining_apart_can_come_out_each_way(shift, outcome):
+    noise = np.array([-0.4, 0.3, -0.2, 0.1, 0.4, -0.3, 0.2, -0.1])
+    final = {"gain, pretrained apart": noise + shift, "gain, tuned apart": np.zeros(8)}
+    made_up = results({setting: final for setting in rlhf_ensembles_sweep.SETTINGS})
+    check = rlhf_ensembles_sweep.pretraining_apart_beats_tuning_apart
+    assert check(made_up).outcome == outcome
+    gain = rlhf_ensembles_sweep.gains("x", rlhf_ensembles_sweep.BASE, "gain, pretrained apart")
+    assert gain(made_up).outcome == outcome
 
 
 def overoptimised(rise):

@@ -113,3 +113,66 @@ def test_loss_and_gradient_equal_trl(tmp_path, tokenizer, models, kind, ours):
     loss.backward()
     for p, grad in zip(policy.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, grad, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("centre", [0.0, 0.1])
+@pytest.mark.parametrize("with_margin", [False, True])
+def test_reward_loss_and_gradient_equal_trl(tmp_path, tokenizer, models, centre, with_margin):
+    import datasets
+    import transformers
+    import trl
+
+    from rewardzoo.rlhf.reward_losses import bt, centring, margin
+    from rewardzoo.rlhf.reward_models import RewardModel
+
+    lm = copy.deepcopy(models[0])
+    config = copy.deepcopy(lm.config)
+    config.num_labels = 1
+    theirs = transformers.LlamaForSequenceClassification(config)
+    theirs.model.load_state_dict(lm.model.state_dict())
+    rows = [
+        {"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected, "margin": 0.3 + i}
+        for i, p in enumerate(PAIRS)
+    ]
+    if not with_margin:
+        rows = [{k: v for k, v in row.items() if k != "margin"} for row in rows]
+    args = trl.RewardConfig(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=4,
+        center_rewards_coefficient=centre or None,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        disable_dropout=True,
+    )
+    trainer = trl.RewardTrainer(
+        model=theirs,
+        args=args,
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    expected = trainer.compute_loss(trainer.model, batch)
+    expected.backward()
+
+    model = RewardModel(HuggingFaceModel(lm))
+    with torch.no_grad():
+        model.value.weight.copy_(theirs.score.weight)
+    order = [int(ids[ids != 0].sum()) for ids in batch["input_ids"][:4]]
+    data = encode_pairs(PairData(PAIRS), lambda text: tokenizer.encode(text), eos=1)
+    chosen, rejected = model.raw(data.both).chunk(2)
+    strength = torch.tensor([0.3 + i for i in range(4)])
+    assert sorted(order) == sorted(
+        int(row[row != 0].sum()) for row in data.chosen.ids
+    )  # the same rows, whatever their order
+    each = margin(chosen, rejected, strength) if with_margin else bt(chosen, rejected, strength)
+    loss = each.mean() + centre * centring(chosen, rejected).mean()
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=0)
+    loss.backward()
+    for p, q in zip(
+        model.backbone.model.model.parameters(), theirs.model.parameters(), strict=True
+    ):
+        torch.testing.assert_close(p.grad, q.grad, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.value.weight.grad, theirs.score.weight.grad, atol=1e-5, rtol=0)

@@ -1,0 +1,188 @@
+"""Where ensembles of reward models begin to help: noise, data and size of the proxies.
+
+Coste et al. (2024) find that conservative objectives prevent overoptimisation in best-of-n;
+Eisenstein et al. (2024) that members pretrained apart do better than members fine-tuned apart.
+Here one thing at a time is changed, and the best of 256 answers by the worst case of five members
+is compared with the best by one. Scaled down: a language that a one-layer transformer learns.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+
+from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
+from rewardzoo.metrics.statistics import paired_difference
+from rewardzoo.report import colour
+from rewardzoo.results import Results, Verdict
+from rewardzoo.rlhf.ensembles import OBJECTIVES, Ensemble
+from rewardzoo.rlhf.evaluation import bon_curve
+from rewardzoo.rlhf.sampling import sample
+from rewardzoo.verdicts import above
+
+from .rlhf_common import SEEDS, TUNING_SEEDS, exceeds, laboratory, members
+
+BEST_OF = 256
+FEW, BASE, MANY = "250 pairs", "1,000 pairs", "2,000 pairs"
+CLEAN, NOISY = "clean labels", "35 % flipped"
+LARGE = "proxies of width 64, two layers"
+SETTINGS: dict[str, dict[str, Any]] = {
+    BASE: {},
+    FEW: {"n_pairs": 250},
+    MANY: {"n_pairs": 2_000},
+    CLEAN: {"noise": 0.0},
+    NOISY: {"noise": 0.35},
+    LARGE: {"width": 64, "layers": 2},
+}
+
+
+def best_of_n(trial: Any, **config: Any) -> dict[str, float]:
+    """Gold of the best of 256 answers by one proxy and by ensembles of five."""
+    lab = laboratory(trial, **config)
+    answers = max(4, trial.budget.eval_episodes // BEST_OF)
+    generator = lab.generator(6)
+    prompts = lab.language.prompts(answers, generator).repeat_interleave(BEST_OF, 0)
+    batch = sample(lab.policy, prompts, lab.config.new_tokens, generator)
+    gold = lab.gold(batch).view(answers, BEST_OF).numpy()
+    parts = torch.arange(len(batch.ids)).split(2_048)
+    final = {}
+    for name, apart in (("tuned apart", False), ("pretrained apart", True)):
+        ensemble = Ensemble(members(lab, apart), "mean")
+        with torch.no_grad():
+            scores = torch.cat([ensemble.scores(batch.rows(part)) for part in parts], 1)
+        errors = scores - torch.from_numpy(gold).reshape(-1)
+        r = np.corrcoef(errors.numpy())
+        final[f"shared error, {name}"] = float(r[np.triu_indices(len(scores), 1)].mean())
+        for objective in ("mean", "wco", "uwo"):
+            combined = OBJECTIVES[objective](scores, 2.0).view(answers, BEST_OF).numpy()
+            end = bon_curve(gold, combined, [BEST_OF]).mean()
+            final[f"{objective}, {name}"] = float(end)
+        if not apart:
+            each = [s.view(answers, BEST_OF).numpy() for s in scores]
+            # The expectation over which of the members is the one.
+            final["single"] = float(np.mean([bon_curve(gold, s, [BEST_OF]) for s in each]))
+    for name in ("tuned apart", "pretrained apart"):
+        final[f"gain, {name}"] = final[f"wco, {name}"] - final["single"]
+        final[f"caution, {name}"] = final[f"wco, {name}"] - final[f"mean, {name}"]
+    trial.log(trial.budget.total_timesteps, **final)
+    return final
+
+
+def gains(sentence: str, setting: str, key: str) -> Any:
+    """A check that a difference within a setting is above 0."""
+
+    def check(results: Results) -> Verdict:
+        x = results[setting].final[key]
+        detail = f"{key} in {setting!r}, gold in base standard deviations, paired by seed"
+        return above(sentence, paired_difference(x, np.zeros_like(x)), detail)
+
+    return check
+
+
+def pretraining_apart_beats_tuning_apart(results: Results) -> Verdict:
+    """The mean over all settings of the difference of the two gains."""
+    apart, together = (
+        np.mean([results[s].final[f"gain, {name} apart"] for s in SETTINGS], 0)
+        for name in ("pretrained", "tuned")
+    )
+    return above(
+        "Members pretrained apart gain more than members fine-tuned apart.",
+        paired_difference(apart, together),
+        "difference of gains, a mean over the settings, paired by seed",
+    )
+
+
+def draw(figure: Any, results: Results) -> None:
+    """Gains over one proxy in every setting, with bootstrap intervals."""
+    axes = figure.subplots()
+    names = ("gain, tuned apart", "gain, pretrained apart", "caution, pretrained apart")
+    labels = ("worst case, tuned apart", "worst case, pretrained apart", "of it beyond the mean")
+    for i, (key, label) in enumerate(zip(names, labels, strict=True)):
+        found = []
+        for setting in SETTINGS:
+            x = results[setting].final[key]
+            found.append(paired_difference(x, np.zeros_like(x)))
+        at = np.arange(len(found)) + 0.2 * (i - 1)
+        point = np.array([d.point for d in found])
+        low, high = np.array([d.low for d in found]), np.array([d.high for d in found])
+        error = np.abs(np.stack([point - low, high - point]))
+        axes.errorbar(at, point, error, fmt="o", color=colour(i), capsize=3, label=label)
+    axes.axhline(0, color="grey", lw=0.8)
+    axes.set_xticks(range(len(SETTINGS)), [s.replace(" of width", "\nof width") for s in SETTINGS])
+    axes.tick_params(axis="x", labelsize=7)
+    axes.set_ylabel("gold over one proxy (base std)")
+    axes.legend(fontsize=8)
+
+
+EXPERIMENT = Experiment(
+    name="rlhf_ensembles_sweep",
+    title="Where ensembles of reward models begin to help: a sweep in best-of-n",
+    paper="Coste, Anwar, Kirk, Krueger (2024), Reward model ensembles help mitigate "
+    "overoptimization, ICLR; Eisenstein et al. (2024), Helping or herding?",
+    grid=[Measure(label, functools.partial(best_of_n, **c)) for label, c in SETTINGS.items()],
+    budgets={
+        "smoke": Budget(total_timesteps=1, num_envs=0, eval_episodes=1_024, seeds=2),
+        "quick": Budget(total_timesteps=1, num_envs=0, eval_episodes=8_192, seeds=10),
+        "full": Budget(total_timesteps=1, num_envs=0, eval_episodes=65_536, seeds=20),
+    },
+    claims=[
+        Claim(
+            "An ensemble helps",
+            gains("The worst case of five has more gold than one.", BASE, "gain, tuned apart"),
+        ),
+        Claim(
+            "Caution is what helps",
+            gains(
+                "The worst case has more gold than the mean of the same members.",
+                BASE,
+                "caution, tuned apart",
+            ),
+        ),
+        Claim(
+            "It helps with larger proxies",
+            gains(
+                "So does the worst case of five proxies of width 64.", LARGE, "gain, tuned apart"
+            ),
+        ),
+        Claim(
+            "Noise makes it help more",
+            exceeds(
+                "It gains more with 35 % of labels flipped than with clean labels.",
+                NOISY,
+                CLEAN,
+                "gain, tuned apart",
+            ),
+        ),
+        Claim(
+            "Data make it help less",
+            exceeds(
+                "It gains more with 250 pairs than with 2,000.", FEW, MANY, "gain, tuned apart"
+            ),
+        ),
+        Claim(
+            "Pretraining apart helps more",
+            pretraining_apart_beats_tuning_apart,
+        ),
+    ],
+    seeds=SEEDS,
+    tuning_seeds=TUNING_SEEDS,
+    columns={
+        "single": "gold, one",
+        "wco, tuned apart": "gold, worst case",
+        "gain, tuned apart": "gain",
+        "gain, pretrained apart": "gain, pretrained apart",
+        "shared error, tuned apart": "shared error",
+        "shared error, pretrained apart": "shared error, pretrained apart",
+    },
+    figures=[
+        Figure(
+            "Gain over one proxy",
+            "Gold of the best of 256 by the worst case of five members minus by one of them, with "
+            "95 % bootstrap intervals over seeds.",
+            draw,
+        )
+    ],
+)

@@ -1,0 +1,74 @@
+"""Overoptimisation itself: gold falls while the proxy rises, and a small KL penalty prevents it.
+
+Gao, Schulman and Hilton (2023). The gold laboratory at its full width: a policy and a proxy of two
+layers and width 64, 1,000 pairs, a quarter of them mislabelled. Ensembles are compared on a smaller
+model in ``rlhf_overoptimisation_ensembles``.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
+
+from .rlhf_common import SEEDS, TUNING_SEEDS, draw_kl, every_seed, laboratory, optimise
+
+FREE, HELD = "no penalty", "KL .05"
+# On the tuning seeds this rate times these updates went 25 to 50 nats from the base policy.
+LEARNING_RATE = 8e-4
+
+
+def reinforce(trial: Any, kl: float = 0.0) -> dict[str, float]:
+    """RLOO on one proxy; gold is measured on fresh prompts."""
+    lab = laboratory(trial, width=64, layers=2)
+    return optimise(trial, lab, lab.reward_model(), kl=kl, learning_rate=LEARNING_RATE)
+
+
+EXPERIMENT = Experiment(
+    name="rlhf_overoptimisation",
+    title="Overoptimisation of one reward model, with and without a KL penalty",
+    paper="Gao, Schulman, Hilton (2023), Scaling laws for reward model overoptimization, ICML",
+    grid=[
+        Measure(FREE, reinforce),
+        Measure(HELD, functools.partial(reinforce, kl=0.05)),
+    ],
+    budgets={
+        "smoke": Budget(total_timesteps=4, num_envs=0, eval_episodes=64, seeds=2),
+        "quick": Budget(total_timesteps=100, num_envs=0, eval_episodes=256, seeds=5),
+        "full": Budget(total_timesteps=160, num_envs=0, eval_episodes=2_048, seeds=20),
+    },
+    claims=[
+        Claim(
+            "Gold falls while the proxy rises",
+            every_seed(
+                "Without a KL penalty gold ends at least .3 below its peak while the proxy rises.",
+                FREE,
+                "the smaller of (fall of gold - .3) and the proxy's rise since gold's peak",
+                lambda final: np.minimum(final["fall"] - 0.3, final["proxy_rise"]),
+            ),
+        ),
+        Claim(
+            "A small KL penalty prevents it",
+            every_seed(
+                "With a KL penalty of .05 gold ends at .8 of its peak or more.",
+                HELD,
+                "end minus .8 of the peak",
+                lambda final: final["end"] - 0.8 * final["peak"],
+            ),
+        ),
+    ],
+    seeds=SEEDS,
+    tuning_seeds=TUNING_SEEDS,
+    columns={"peak": "peak gold", "end": "final gold", "end_kl": "final KL", "proxy_end": "proxy"},
+    figures=[
+        Figure(
+            "Gold and proxy",
+            "Gold (solid), proxy (dotted) and the fit d (alpha - beta log d) of gold (dashed) over "
+            "the square root of KL, mean over seeds.",
+            functools.partial(draw_kl, (FREE, HELD)),
+        )
+    ],
+)

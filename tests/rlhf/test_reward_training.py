@@ -1,0 +1,196 @@
+"""Reward models from pairs and ratings: trainers, starts, treatments of doubtful labels."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rewardzoo.rlhf.decoder import Decoder, DecoderConfig
+from rewardzoo.rlhf.denoising import treat
+from rewardzoo.rlhf.ensembles import Ensemble
+from rewardzoo.rlhf.pairs import PairBatch, RatingBatch
+from rewardzoo.rlhf.ratings import HELPSTEER, Rated, encode_ratings, load_ratings
+from rewardzoo.rlhf.records import DataError
+from rewardzoo.rlhf.reward_models import RewardModel, RewardTrainer, margins, train_reward_model
+from rewardzoo.rlhf.sequences import Sequences
+
+GOOD, VOCABULARY = 5, 12
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return Decoder(DecoderConfig(VOCABULARY, 8, width=16, layers=1, heads=2), seed=0).eval()
+
+
+def responses(n, seed=0):
+    """Prompts of two tokens, responses of four; what is good about them is how often 5 appears."""
+    g = torch.Generator().manual_seed(seed)
+    ids = torch.randint(2, VOCABULARY, (n, 6), generator=g)
+    return Sequences(ids, torch.ones(n, 4, dtype=torch.bool))
+
+
+def quality(batch):
+    return (batch.completions == GOOD).sum(1).float()
+
+
+def pairs(n, seed=0):
+    a, b = responses(n, seed), responses(n, seed + 1)
+    first = (quality(a) >= quality(b)).unsqueeze(1)
+    chosen = a._replace(ids=torch.where(first, a.ids, b.ids))
+    rejected = a._replace(ids=torch.where(first, b.ids, a.ids))
+    gap = (quality(a) - quality(b)).abs()
+    kept = gap > 0
+    return PairBatch(chosen.rows(kept), rejected.rows(kept), gap[kept], torch.ones(int(kept.sum())))
+
+
+def ratings(n, seed=0):
+    batch = responses(n, seed)
+    first = (batch.completions[:, 0] == GOOD).float()
+    return RatingBatch(batch, torch.stack([quality(batch), first], 1), torch.ones(n))
+
+
+@pytest.mark.parametrize("loss", ["bt", "margin", "scaled_bt"])
+def test_every_pair_loss_learns_the_order(backbone, loss):
+    model = train_reward_model(pairs(400), backbone, loss, epochs=8, learning_rate=1e-2)
+    assert (margins(model, pairs(300, 7)) > 0).float().mean() > 0.85
+
+
+def test_ratings_of_several_attributes_are_regressed_and_their_mean_is_the_score(backbone):
+    model = train_reward_model(
+        ratings(600), backbone, "regression", epochs=30, learning_rate=5e-3, score_l2=0.0
+    )
+    held = ratings(300, 9)
+    with torch.no_grad():
+        found, score = model.attributes(held.responses), model.raw(held.responses)
+    error = (found - held.ratings).pow(2).mean(0)
+    assert (error < 0.5 * held.ratings.var(0)).all()
+    torch.testing.assert_close(score, found.mean(1))
+
+
+def test_outcome_labels_give_probabilities(backbone):
+    labels = (quality(responses(600)) > 0).float().unsqueeze(1)
+    batch = replace(ratings(600), ratings=labels)
+    model = train_reward_model(batch, backbone, "cross_entropy", epochs=20, learning_rate=5e-3)
+    held = responses(300, 9)
+    with torch.no_grad():
+        p = torch.sigmoid(model.raw(held))
+    truth = quality(held) > 0
+    assert ((p > 0.5) == truth).float().mean() > 0.85
+
+
+def test_a_regression_is_a_start_for_scaled_bradley_terry(backbone):
+    """Wang et al. (2025): the head goes on too, so that the first score is the regression's."""
+    first = train_reward_model(ratings(400), backbone, "regression", epochs=10, learning_rate=5e-3)
+    data = pairs(64)
+    same = train_reward_model(data, first, "scaled_bt", epochs=0)
+    torch.testing.assert_close(margins(same, data), margins(first, data))
+    further = train_reward_model(data, first, "scaled_bt", epochs=5, learning_rate=5e-3)
+    assert margins(further, data).mean() > margins(first, data).mean()
+    torch.testing.assert_close(
+        margins(further.extrapolate(first, 0.0), data), margins(further, data)
+    )
+    beyond = further.extrapolate(first, 1.0)
+    for a, b, c in zip(beyond.parameters(), further.parameters(), first.parameters(), strict=True):
+        torch.testing.assert_close(a - b, b - c)
+
+
+def test_a_trainer_that_is_loaded_goes_on_bit_for_bit(backbone, tmp_path):
+    def trainer():
+        return RewardTrainer(RewardModel(backbone), pairs(100), batch_size=16)
+
+    whole, part, rest = trainer(), trainer(), trainer()
+    numbers = whole.train(8)
+    part.train(3)
+    part.save(tmp_path / "x.pt")
+    rest.load(tmp_path / "x.pt")
+    assert rest.train(5) == numbers
+    for p, q in zip(rest.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_members_of_several_attributes_combine(backbone):
+    members = [RewardModel(backbone, seed, attributes=2) for seed in range(3)]
+    batch = responses(20)
+    with torch.no_grad():
+        each = torch.stack([m(batch) for m in members])
+        torch.testing.assert_close(Ensemble(members, "mean").scores(batch), each)
+
+
+# ---------------------------------------------------------------------------- doubtful labels
+
+
+def exchanged(data, rows):
+    return replace(
+        data,
+        chosen=data.chosen._replace(
+            ids=torch.where(rows[:, None], data.rejected.ids, data.chosen.ids)
+        ),
+        rejected=data.rejected._replace(
+            ids=torch.where(rows[:, None], data.chosen.ids, data.rejected.ids)
+        ),
+    )
+
+
+def test_known_flips_are_undone(backbone):
+    """With the true strength the weakest labels are the flipped ones, and flipping undoes them."""
+    clean = pairs(400)
+    flipped = torch.rand(len(clean), generator=torch.Generator().manual_seed(3)) < 0.2
+    noisy = exchanged(clean, flipped)
+    strength = torch.where(flipped, -clean.strength, clean.strength)
+    share = float(flipped.float().mean())
+    treated, loss = treat(noisy, strength, "flip", share)
+    assert loss == "soft_bt" and torch.equal(treated.strength == 0, flipped)
+    dropped, _ = treat(noisy, strength, "drop", share)
+    assert torch.equal(dropped.chosen.ids, clean.chosen.ids[~flipped])
+
+
+def test_flipping_leaves_alone_what_the_models_do_not_contradict():
+    data = pairs(50)
+    treated, _ = treat(data, torch.linspace(-1, 9, len(data)), "flip", 0.5)
+    assert torch.equal(treated.strength == 0, torch.linspace(-1, 9, len(data)) < 0)
+
+
+def test_the_most_ambiguous_are_smoothed_and_margins_are_never_negative():
+    data = pairs(50)
+    strength = torch.linspace(-2, 5, len(data))
+    smoothed, loss = treat(data, strength, "smooth", 0.2, smoothing=0.1)
+    changed = smoothed.strength < 1
+    assert loss == "soft_bt" and int(changed.sum()) == round(0.2 * len(data))
+    assert strength[changed].abs().max() <= strength[~changed].abs().min()
+    with_margin, loss = treat(data, strength, "margin")
+    assert loss == "margin" and torch.equal(with_margin.strength, strength.clamp(min=0))
+    with pytest.raises(ValueError, match="how='mend'"):
+        treat(data, strength, "mend")
+    with pytest.raises(ValueError, match="share=1"):
+        treat(data, strength, "flip", 1.0)
+
+
+# -------------------------------------------------------------------------------------- files
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_ratings_and_labels_are_read_and_bad_ones_named(tmp_path):
+    row = {"prompt": "q", "response": "a", **{name: i for i, name in enumerate(HELPSTEER)}}
+    found = load_ratings(write(tmp_path / "a.jsonl", [row]))
+    assert found == [Rated("q", "a", (0.0, 1.0, 2.0, 3.0, 4.0))]
+    some = load_ratings(tmp_path / "a.jsonl", ["verbosity"])
+    assert some[0].ratings == (4.0,)
+    label = {"prompt": [2, 3], "completion": [4], "label": True}
+    batch = encode_ratings(load_ratings(write(tmp_path / "b.jsonl", [label])), eos=1)
+    assert batch.responses.completions.tolist() == [[4, 1]] and batch.ratings.tolist() == [[1.0]]
+    for bad, match in (
+        ({**label, "label": None}, "field 'label': missing"),
+        ({**label, "completion": []}, "field 'completion': empty"),
+        ({**row, "helpfulness": float("nan")}, "field 'helpfulness': nan"),
+    ):
+        with pytest.raises(DataError, match=match):
+            load_ratings(write(tmp_path / "c.jsonl", [bad]))
+    with pytest.raises(DataError, match="token 4: expected 0 to 4"):
+        load_ratings(tmp_path / "b.jsonl", vocab_size=4)
