@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import rewardzoo  # noqa: F401
 from rewardzoo.agents.td3 import TD3
 from rewardzoo.cli import app
+from rewardzoo.data.experts import EXPERTS, train_expert
 from rewardzoo.data.trajectories import Episode, make_episode, shipped, write_minari
 from rewardzoo.demonstrations import Demonstrations, gathered, load_demonstrations, record_episodes
 
@@ -189,3 +190,17 @@ def test_recording_and_checking_from_the_command_line(tmp_path: Path) -> None:
     demos = load_demonstrations(tmp_path / "set")
     again = record_episodes(agent, gymnasium.make(ENV), 2)
     assert same(demos, gathered(again, "again"))
+
+
+def test_an_expert_is_trained_again_by_its_name(tmp_path: Path) -> None:
+    """A few steps of it: what is written is what the policy does."""
+    pytest.importorskip("mujoco")
+    pytest.importorskip("minari")
+    said = train_expert("InvertedPendulum", tmp_path / "set", 1_500, 2, compile=False)
+    demos = load_demonstrations(tmp_path / "set")
+    assert "2 episodes of rewardzoo/InvertedPendulum-v0" in said
+    assert f"return {demos.mean_return:.1f}" in said
+    assert len(demos) - demos.terminated.sum() == demos.returns.sum()  # 1 for each upright
+    assert set(shipped()) <= set(EXPERTS)
+    with pytest.raises(ValueError, match="expert 'Hoper' is unknown: did you mean 'Hopper'?"):
+        train_expert("Hoper", tmp_path / "other")

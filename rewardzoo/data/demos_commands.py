@@ -14,8 +14,8 @@ app = typer.Typer(
 )
 
 
-@app.command()
-def record(
+@app.command("record")
+def record_command(
     env: Annotated[str, typer.Option(help="Environment id.")],
     checkpoint: Annotated[Path, typer.Option(help="Of the trained agent.")],
     out: Annotated[Path, typer.Option(help="Folder of the data set, to be made.")],
@@ -29,24 +29,31 @@ def record(
     """
     import gymnasium
 
-    from ..demonstrations import gathered, record_episodes
     from ..registration import AGENTS, check_env_id
-    from .trajectories import write_minari
+    from .experts import record
 
     kind = AGENTS[agent]
     check_env_id(env)
     player = kind.load(checkpoint, env=gymnasium.make_vec(env, num_envs=1))
-    made = gymnasium.make(env)
-    played = record_episodes(player, made, episodes, seed)
-    made.close()  # type: ignore[no-untyped-call]
-    returns = gathered(played, str(out)).returns
-    facts = (
-        f"{episodes} episodes of {env}, the agent's preferred actions after "
-        f"{player.num_timesteps} steps, seeds {seed} to {seed + episodes - 1}; return "
-        f"{returns.mean():.1f}, from {returns.min():.1f} to {returns.max():.1f}"
-    )
-    write_minari(out, played, env, agent, facts)
-    typer.echo(f"{facts}\n{out}")
+    typer.echo(f"{record(player, env, out, episodes, seed)}\n{out}")
+
+
+@app.command()
+def expert(
+    name: Annotated[str, typer.Argument(help="Of a shipped task, for instance Hopper.")],
+    out: Annotated[Path, typer.Option(help="Folder of the data set, to be made.")],
+    steps: Annotated[
+        int | None, typer.Option(help="Of training; default: as for the shipped one.", min=1)
+    ] = None,
+    episodes: Annotated[int, typer.Option(help="To record.", min=1)] = 8,
+) -> None:
+    """Train the player of shipped demonstrations again, and record it.
+
+    Example: rewardzoo demos expert InvertedDoublePendulum --out double
+    """
+    from .experts import train_expert
+
+    typer.echo(f"{train_expert(name, out, steps, episodes)}\n{out}")
 
 
 @app.command()
