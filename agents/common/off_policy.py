@@ -17,7 +17,7 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from rewardzoo.compiled import Loop, Tensors
+from rewardzoo.compiled import Program, Tensors
 from rewardzoo.random import Rng
 from rewardzoo.rewards.base import RewardFunction
 from rewardzoo.transition import Obs
@@ -169,7 +169,8 @@ class OffPolicyAgent(Agent):
         self.critic_optimizer = torch.optim.Adam(self.flats[1:2], lr=rate, **fused)
         self.replay = NStepReplay(hp.buffer_size, self.envs.num_envs, self.device, hp.absorbing)
         self.collector = Collector(self.envs, self.device)
-        self._compile, self._loop = compile, None
+        self._compile = compile
+        self._program: Program | None = None
         self.learned_reward = _learned(self.envs)
 
     # ---- what an algorithm writes ------------------------------------------------------------
@@ -293,24 +294,29 @@ class OffPolicyAgent(Agent):
 
     def _compiled_update(self, batch: NStep, noise: Tensor) -> Tensor:
         leaves, spec = tree_flatten((batch, noise))
+        given = len(leaves)
 
-        def turn(carry: Tensors, x: Tensors, fixed: Tensors) -> tuple[Tensors, Tensors]:
+        def turn(*tensors: Tensor) -> tuple[Tensors, Tensors]:
+            x, carry, fixed = tensors[:given], list(tensors[given:-2]), tensors[-2:]
             return self._pure_turn(carry, *tree_unflatten(x, spec), *fixed)
 
-        if self._loop is None:
-            self._loop = Loop(turn)
-        carry = [*self.flats]
+        # A turn, not the loop over turns: that would take ten times as long to compile.
+        if self._program is None:
+            self._program = Program(turn)
+        own = [flat.detach() for flat in self.flats]
         for optimizer in (self.optimizer, self.critic_optimizer):
             state = _adam_state(optimizer)
-            carry += [state["exp_avg"], state["exp_avg_sq"], state["step"]]
+            own += [state["exp_avg"], state["exp_avg_sq"], state["step"]]
         rates = [self.optimizer.param_groups[0]["lr"], self.critic_optimizer.param_groups[0]["lr"]]
         fixed = [torch.full((), r, dtype=torch.float64, device=self.device) for r in rates]
+        carry, reports = own, []
         with torch.no_grad():
-            carry = [x.detach() for x in carry]
-            after, reports = self._loop(carry, leaves, fixed)
-            for own, new in zip(carry, after, strict=True):
-                own.copy_(new)
-            return torch.cat([reports[0].mean(0), batch.returns.mean().unsqueeze(0)])
+            for i in range(self.turns):
+                carry, report = self._program(*(x[i] for x in leaves), *carry, *fixed)
+                reports += report
+            for kept, new in zip(own, carry, strict=True):
+                kept.copy_(new)
+            return torch.cat([torch.stack(reports).mean(0), batch.returns.mean().unsqueeze(0)])
 
     def _pure_turn(
         self, carry: Tensors, batch: NStep, noise: Tensor, lr: Tensor, critic_lr: Tensor
