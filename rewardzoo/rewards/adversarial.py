@@ -33,14 +33,16 @@ class AdversarialReward(RewardFunction):
     ``L = BCE(f(x), 0) + BCE(f(x_E), y_E) - entropy * H + coef * E max(0, ||grad f|| - k)^2``, one
     Adam step on ``batch_size`` rows of each side an environment step; ``x`` is drawn from the last
     ``memory`` steps of the agent. ``relabel`` pays by the score as it is now. Rows are standardised
-    by the running moments of demonstrations and agent together (renewed at ``update``), clamped to
-    ±5 standard deviations, and only then are the penalty's points made of them, so that the penalty
-    sees no flat places that are the clamp's.
+    by the moments of the demonstrations, clamped to ±5 standard deviations, and only then are the
+    penalty's points made of them, so that the penalty sees no flat places that are the clamp's.
+    Moments of the agent's rows too, as the authors take, would be those of its failures at first:
+    beside them the expert's rows are as good as one point, and a held slope cannot tell them apart.
 
     A reward of one sign alone pays for living long, or for dying early. With ``absorbing``, every
     row has a column more in state and action, and a *terminated* episode goes on for ever in the
-    state (0, ..., 0, 1) under the action (0, ..., 0, 1), whose reward ``r_abs`` is learned. Its
-    value is ``r_abs / (1 - gamma)`` in closed form, and the terminated step is paid
+    state (0, ..., 0, 5) under the action (0, ..., 0, 5), whose reward ``r_abs`` is learned (5: as
+    far from the demonstrations as a number can be; at 1 it would lie among them). Its value is
+    ``r_abs / (1 - gamma)`` in closed form, and the terminated step is paid
     ``r + gamma r_abs / (1 - gamma)``: what a critic would learn of the loop, with any agent.
 
     With an off-policy agent this is Blondé et al.'s method, with PPO it is plain GAIL (then
@@ -60,7 +62,7 @@ class AdversarialReward(RewardFunction):
         entropy: weight of the discriminator's entropy.
         state_only: score (state, next state), so that the expert's actions are not needed.
         absorbing: see above.
-        normalise: standardise observations.
+        normalise: standardise observations by the demonstrations' moments.
         noise: standard deviation of ``dragan``'s and ``nagard``'s noise, in those of the data.
         shared_eps: ``wgan``: one place between agent and expert for both parts of a row, not one
             each.
@@ -146,12 +148,11 @@ class AdversarialReward(RewardFunction):
         self._expert = self._rows(demos)
         self._absorbed = torch.zeros(first + second)
         if self.absorbing:
-            self._absorbed[[first - 1, first + second - 1]] = 1.0
-        self._moments = Moments(self._observe.width)
-        every = torch.ones(len(self._expert), dtype=torch.bool)
-        self._moments.add(self._observe(demos.obs), every)
+            self._absorbed[[first - 1, first + second - 1]] = _CLAMP
         self._memory = RowMemory(self.capacity, first + second + 1)
         self.network = ScoreNetwork(first + second, self.hidden, self.spectral_norm, self.seed)
+        if self.normalise:
+            self._standardise(self._observe(demos.obs))
         for part in (self._observe, self._act):
             part.to(device)
         super().bind(num_envs, device, spaces)
@@ -161,7 +162,6 @@ class AdversarialReward(RewardFunction):
         self.optimizer = torch.optim.Adam([flat], lr=self.learning_rate, fused=fused)
         self._step: Any = Program(self._gradient) if self.compile else self._gradient
         self._fresh = 0
-        self._standardise()
 
     def _rows(self, t: Transition) -> Tensor:
         """(B, D + 1) numbers of a transition: the network's input, and whether it terminated."""
@@ -185,11 +185,11 @@ class AdversarialReward(RewardFunction):
             x = torch.where(second & (rows[..., -1:] > 0.0), self._absorbed, x)
         return x
 
-    def _standardise(self) -> None:
-        """Renew the standardisation."""
-        if not self.normalise:
-            return
-        mean, scale = self._moments.standard()
+    def _standardise(self, obs: Tensor) -> None:
+        """Standardise by the moments of demonstrated observations (M, D)."""
+        moments = Moments(self._observe.width)
+        moments.add(obs, torch.ones(len(obs), dtype=torch.bool))
+        mean, scale = moments.standard()
         starts = (0, self._split[0]) if self.state_only else (0,)
         for start in starts:
             self.network.shift[start : start + len(mean)] = mean
@@ -227,9 +227,7 @@ class AdversarialReward(RewardFunction):
 
     def observe(self, t: Transition) -> None:
         """Remember the agent's rows."""
-        rows = self._rows(t)
-        self._memory.add(rows, t.valid)
-        self._moments.add(rows[:, : self._observe.width], t.valid)
+        self._memory.add(self._rows(t), t.valid)
         self._fresh += t.valid.shape[0]
 
     def update(self) -> Metrics:
@@ -238,7 +236,6 @@ class AdversarialReward(RewardFunction):
         if steps < 1 or not self._fresh:
             return {}
         self._fresh = 0
-        self._standardise()
         network, total = self.network, torch.zeros(6, device=self._expert.device)
         with torch.no_grad():
             batches = self.minibatches(steps, self.batch_size)
