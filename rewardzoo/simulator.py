@@ -54,8 +54,9 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     started again; the episodes of its rows are reported as truncated, with the last observation
     that was returned, and their next ones have fresh seeds. ``restarts`` counts it.
 
-    For double buffering make two batches of half the size and let one step while the policy looks
-    at the other: ``a.step_async(actions)``, work on ``b``, then ``a.step_wait()``.
+    For double buffering make two batches of half the size, with ``num_workers`` given, and let one
+    step while the policy looks at the other: ``a.step_async(actions)``, work on ``b``, then
+    ``a.step_wait()``.
 
     Args:
         num_envs: N.
@@ -174,7 +175,7 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return self.step_wait()
 
     def step_async(self, actions: Any) -> None:
-        """Let the workers step, and return."""
+        """Let the workers step; returns when the caller's own share, if it has one, has stepped."""
         if self._obs is None:
             raise gymnasium.error.ResetNeeded("call envs.reset() before anything else")
         if self._waiting:

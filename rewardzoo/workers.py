@@ -6,7 +6,7 @@ caller. Nothing is sent: actions, observations and rewards lie in shared memory.
 only what is rare: pictures and the text of exceptions.
 
 One process an environment, the usual way, wakes as many processes a step as there are
-environments; here there are as many as processor cores.
+environments; here there are as many as processor cores, and the caller's may be one of them.
 """
 
 from __future__ import annotations
