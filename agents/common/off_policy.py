@@ -7,7 +7,6 @@ function learns; ``update`` makes the gradient steps, on request as one compiled
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -137,7 +136,7 @@ class OffPolicyAgent(Agent):
         if not (isinstance(space, spaces.Box) and len(space.shape) == 1):
             raise ValueError(f"observation_space={space}: expected a flat Box")
         self.distribution = BoxActions(self.envs.single_action_space, self.device)
-        num_actions, played = self.distribution.num_outputs, self.num_steps * self.envs.num_envs
+        played = self.num_steps * self.envs.num_envs
         self.turns = round(played * hp.updates_per_step / self.delay)
         if self.turns * self.delay != played * hp.updates_per_step or self.turns == 0:
             raise ValueError(
@@ -147,20 +146,9 @@ class OffPolicyAgent(Agent):
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = ActorTwinCritic(
-                space.shape[0],
-                num_actions,
-                num_actions * self.outputs_per_action,
-                hp.actor_hidden,
-                hp.critic_hidden,
-                hp.layer_norm,
-                hp.initialisation,
-                hp.clip_observations,
-                hp.absorbing,
-                self.learns_scale,
-            )
-        self.network.to(self.device)
-        self.target = copy.deepcopy(self.network).requires_grad_(False)
+            self.network = self._network(space.shape[0])
+            self.target = self._network(space.shape[0]).requires_grad_(False)
+        self.target.load_state_dict(self.network.state_dict())
         nets = (self.network.actor, self.network.critic, self.target.actor, self.target.critic)
         self.flats = [net.flatten() for net in nets]
         fused = {"fused": True} if self.device.type in ("cpu", "cuda") else {}
@@ -172,6 +160,22 @@ class OffPolicyAgent(Agent):
         self._compile = compile
         self._program: Program | None = None
         self.learned_reward = _learned(self.envs)
+
+    def _network(self, num_obs: int) -> ActorTwinCritic:
+        hp, num_actions = self.hp, self.distribution.num_outputs
+        network = ActorTwinCritic(
+            num_obs,
+            num_actions,
+            num_actions * self.outputs_per_action,
+            hp.actor_hidden,
+            hp.critic_hidden,
+            hp.layer_norm,
+            hp.initialisation,
+            hp.clip_observations,
+            hp.absorbing,
+            self.learns_scale,
+        )
+        return network.to(self.device)
 
     # ---- what an algorithm writes ------------------------------------------------------------
 

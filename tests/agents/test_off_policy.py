@@ -329,6 +329,25 @@ def test_an_iteration_runs_on_the_meta_device(kind: type[Any]) -> None:
     agent.update(*agent.batches())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_iteration_runs_on_fake_tensors_of_another_device(
+    kind: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fake tensors also catch matrix products and indexing across devices."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    # Fake tensors hold no numbers, and moving one needs the real device's driver: build the
+    # network where it belongs.
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *args, **kwargs: module)
+    with FakeTensorMode():
+        envs = pendula(device="lazy:0")
+        with torch.device("lazy:0"):
+            agent = kind(envs, n_step=3, clip_observations=5.0, **SMALL)
+        assert agent.flats[0].device.type == "lazy"
+        agent.collect()
+        agent.update(*agent.batches())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_compiled_update_equals_the_plain_one(kind: type[Any]) -> None:
