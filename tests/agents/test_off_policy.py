@@ -301,6 +301,18 @@ def test_resuming_continues_exactly(kind: type[Any], mode: str, tmp_path: Path) 
                           resumed.predict(obs, deterministic=True)[0])  # fmt: skip
 
 
+def test_resuming_on_a_simulator_continues_exactly(tmp_path: Path) -> None:
+    """Worlds in the caller's process are saved with the agent, in the middle of an episode."""
+    pytest.importorskip("mujoco")
+    make = lambda: gymnasium.make_vec("rewardzoo/Hopper-v0", num_envs=2)  # noqa: E731
+    whole = TD3(make(), **SMALL).learn(96)
+    part = TD3(make(), **SMALL).learn(48)
+    part.save(tmp_path / "agent.pt")
+    resumed = TD3.load(tmp_path / "agent.pt", env=make()).learn(48, reset_num_timesteps=False)
+    for a, b in zip(whole.flats, resumed.flats, strict=True):
+        assert torch.equal(a, b)
+
+
 def test_update_frequencies() -> None:
     """As many gradient steps as asked for, the actor's among them delayed; impossible ones raise."""
     agent = TD3(pendula(), updates_per_step=0.5, **SMALL)
