@@ -7,9 +7,11 @@ experiments and command line.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from rewardzoo.checkpoint import CheckpointError
 from rewardzoo.registration import register_agent
 
 from .common.hyperparameters import hyper
+
+_PREDICTIONS = 0  # seed of the random numbers of predictions
 
 
 def __getattr__(name: str) -> Any:
@@ -66,6 +70,7 @@ class SB3Agent:
     Hyperparameters = SB3Hyperparameters
     default_num_envs = 8
     algorithm = "PPO"
+    _numbers: tuple[Any, ...] | None = None
 
     def __init__(
         self,
@@ -113,8 +118,26 @@ class SB3Agent:
 
     def predict(self, observation: Any, state: Any = None, episode_start: Any = None,
                 deterministic: bool = False) -> Any:  # fmt: skip
-        """As Stable-Baselines3's."""
-        return self.model.predict(observation, state, episode_start, deterministic)
+        """As Stable-Baselines3's, with random numbers of its own: to watch changes no training."""
+        with self._aside():
+            return self.model.predict(observation, state, episode_start, deterministic)
+
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Predictions draw from where the last one stopped, training from where it was."""
+        space = self.model.action_space
+        training = _random_state(space)
+        if self._numbers is None:
+            torch.manual_seed(_PREDICTIONS)
+            np.random.seed(_PREDICTIONS)  # noqa: NPY002 (Stable-Baselines3 draws from it)
+            space.seed(_PREDICTIONS)
+        else:
+            _set_random_state(space, self._numbers)
+        try:
+            yield
+        finally:
+            self._numbers = _random_state(space)
+            _set_random_state(space, training)
 
     def evaluate(
         self, env: Any, num_episodes: int = 100, deterministic: bool = True, seed: int = 1_000_000
@@ -126,7 +149,7 @@ class SB3Agent:
         quota = -(-num_episodes // env.num_envs)
         episodes: list[list[dict[str, float]]] = [[] for _ in range(env.num_envs)]
         while min(len(e) for e in episodes) < quota:
-            action, _ = self.model.predict(obs, deterministic=deterministic)
+            action, _ = self.predict(obs, deterministic=deterministic)
             obs, _, done, infos = bridge.step(action)
             for i in np.flatnonzero(done):
                 episodes[i].append(infos[i]["episode"])
@@ -176,6 +199,21 @@ class SB3DQN(SB3Agent):
     """Stable-Baselines3's DQN."""
 
     algorithm = "DQN"
+
+
+def _random_state(space: Any) -> tuple[Any, ...]:
+    """Of all that Stable-Baselines3 draws from."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    generator = copy.deepcopy(space.np_random.bit_generator.state)
+    return torch.get_rng_state(), np.random.get_state(), generator, cuda  # noqa: NPY002
+
+
+def _set_random_state(space: Any, state: tuple[Any, ...]) -> None:
+    torch.set_rng_state(state[0])
+    np.random.set_state(state[1])  # noqa: NPY002
+    space.np_random.bit_generator.state = state[2]
+    if state[3]:
+        torch.cuda.set_rng_state_all(state[3])
 
 
 def _rollout_callback(agent: SB3Agent, callback: Any) -> Any:
