@@ -124,6 +124,7 @@ def test_it_resumes_exactly(tmp_path):
     assert whole.monitor() == resumed.monitor()
 
 
+@pytest.mark.slow
 def test_plain_gail_is_ppo_on_the_same_reward():
     envs = worlds(16, updates_per_step=0.2, memory=1024)
     agent = PPO(envs, seed=0, num_steps=8, learning_rate=3e-3, gamma=0.5, num_epochs=8)
