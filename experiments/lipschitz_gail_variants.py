@@ -25,7 +25,7 @@ TASK = "InvertedDoublePendulum"
 METHOD, CLIPPED = "k = 1", "no penalty, reward clipped"
 ARMS: dict[str, dict[str, Any]] = {
     METHOD: {},
-    "k = .1": {"k": 0.1},
+    "k = 0.1": {"k": 0.1},
     "k = 10": {"k": 10.0},
     "two-sided": {"one_sided": False},
     "dragan": {"penalty": "dragan"},
@@ -101,7 +101,7 @@ EXPERIMENT = Experiment(
         "full": Budget(total_timesteps=250_000, num_envs=16, eval_episodes=32, seeds=10),
     },
     claims=[
-        *(Claim(f"As good: {arm}", same(arm)) for arm in ("k = .1", "k = 10", "two-sided")),
+        *(Claim(f"As good: {arm}", same(arm)) for arm in ("k = 0.1", "k = 10", "two-sided")),
         *(Claim(f"Less good: {arm}", worse(arm)) for arm in ("dragan", "nagard", CLIPPED)),
     ],
     seeds=tuple(range(300, 310)),
