@@ -289,8 +289,10 @@ def draw_learning(figure: Any, results: Results) -> None:
     for ax, (name, labels) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for i, label in enumerate(labels):
             curves = results[label].curves
-            middle = np.nanmean(curves["objective"], axis=0)
-            ax.plot(curves["step"][0], middle, color=colour(i), label=label.split(": ")[1])
+            known = np.isfinite(curves["objective"]).any(0)
+            middle = np.nanmean(curves["objective"][:, known], axis=0)
+            step = curves["step"][0][known]
+            ax.plot(step, middle, color=colour(i), label=label.split(": ")[1])
         ax.set_title(name)
         ax.set_xlabel("environment steps")
         ax.legend(fontsize=7)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from .advice import AsPotential, LookBackAdvice
 from .append_state import AppendRewardState, VectorAppendRewardState
 from .base import EnvReward, RewardError, RewardFunction, Spaces, env_reward
 from .clip import Clip
 from .compose import Scale, Sum
 from .delay import Delay
+from .dynamic_potential import DynamicPotential
 from .expected import Constrained, OuterNonlinear
 from .normalise import Normalise
 from .novelty import Novelty
@@ -20,13 +22,16 @@ from .wrappers import RewardWrapper, VectorRewardWrapper
 
 __all__ = [
     "AppendRewardState",
+    "AsPotential",
     "AverageReward",
     "Clip",
     "Constrained",
     "Delay",
+    "DynamicPotential",
     "EnvReward",
     "InnerNonlinear",
     "LtlGoal",
+    "LookBackAdvice",
     "ModularSurrogate",
     "Normalise",
     "Novelty",
