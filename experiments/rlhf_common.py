@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from rewardzoo.metrics.statistics import paired_difference, stratified_bootstrap
 from rewardzoo.report import colour
-from rewardzoo.results import Results, Verdict
+from rewardzoo.results import Results, Verdict, write_atomic
 from rewardzoo.rlhf.ensembles import Ensemble
 from rewardzoo.rlhf.evaluation import fit_scaling_law, overoptimisation
 from rewardzoo.rlhf.laboratory import Laboratory, LaboratoryConfig
@@ -132,23 +133,23 @@ def curves_of(
     """Train in parts with a measurement before each and at the end; goes on from its checkpoint."""
     total = trial.budget.total_timesteps
     checkpoint = trial.folder / "checkpoint.pt"
-    curve_file = trial.folder / "curve.npy"
-    curve: list[list[float]] = []
+    curve_file = trial.folder / "curve.json"
+    curve: list[dict[str, float]] = []
     if checkpoint.is_file():
         trainer.load(checkpoint)
-        curve = np.load(curve_file).tolist()
-    names: list[str] = []
+        # Of a run that was killed between the two files, the curve is a measurement ahead.
+        saved = json.loads(curve_file.read_text())
+        curve = [numbers for numbers in saved if numbers["step"] < trainer.num_steps]
     while True:
         numbers = evaluate()
         trial.log(trainer.num_steps, **numbers)
-        names = list(numbers)
-        curve.append(list(numbers.values()))
+        curve.append({"step": trainer.num_steps, **numbers})
         if trainer.num_steps >= total:
             break
         trainer.train(min(max(1, total // parts), total - trainer.num_steps))
-        np.save(curve_file, np.array(curve))
+        write_atomic(curve_file, json.dumps(curve))
         trainer.save(checkpoint)
-    return dict(zip(names, np.array(curve).T, strict=True))
+    return {name: np.array([x[name] for x in curve]) for name in numbers}
 
 
 def at_kl(kl: np.ndarray, values: np.ndarray, level: float) -> float:

@@ -18,11 +18,12 @@ from rewardzoo.experiments import (
     rlhf_policy_filtration,
     rlhf_simpo_vpo_rpo,
 )
-from rewardzoo.experiments.rlhf_common import at_kl, every_seed, exceeds
+from rewardzoo.experiments.rlhf_common import align, at_kl, every_seed, exceeds, laboratory
 from rewardzoo.jobs import Job, run_job
 from rewardzoo.results import ArmResult, Results
 from rewardzoo.rlhf.constrained import ConstrainedReward
 from rewardzoo.rlhf.evaluation import auroc
+from rewardzoo.rlhf.offline import OfflineTrainer
 from rewardzoo.rlhf.sequences import pack
 
 MODULES = (
@@ -113,6 +114,45 @@ def test_the_law_beats_a_line_where_gold_bends():
 def test_values_at_a_level_of_kl_are_interpolated():
     kl, gold = np.array([0.0, 2.0, 6.0]), np.array([0.0, 1.0, 3.0])
     assert at_kl(kl, gold, 4.0) == 2.0 and at_kl(kl, gold, 10.0) == 3.0
+
+
+class Killed(Exception):
+    """What a kill is in a test."""
+
+
+class TinyTrial:
+    """One seed of a job of eight updates."""
+
+    def __init__(self, folder):
+        self.seed, self.budget, self.folder = 0, Budget(8, 0, 16, 1), folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def log(self, step, **numbers):
+        pass
+
+
+def test_a_run_killed_between_its_files_ends_with_the_same_numbers(tmp_path, monkeypatch):
+    def run(name):
+        trial = TinyTrial(tmp_path / name / "arm" / "seed-0")
+        lab = laboratory(trial, sft_steps=1, n_pairs=32)
+        return align(trial, lab, "dpo", beta=0.1)
+
+    whole = run("whole")
+    save, calls = OfflineTrainer.save, []
+
+    def killed(trainer, path):
+        calls.append(path)
+        if len(calls) == 3:
+            raise Killed
+        save(trainer, path)
+
+    monkeypatch.setattr(OfflineTrainer, "save", killed)
+    with pytest.raises(Killed):
+        run("cut")
+    monkeypatch.undo()
+    assert run("cut") == whole
+    curves = [tmp_path / name / "arm/seed-0/curve.json" for name in ("whole", "cut")]
+    assert curves[0].read_text() == curves[1].read_text()
 
 
 def test_every_experiment_names_arms_that_exist():
