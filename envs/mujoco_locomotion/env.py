@@ -207,7 +207,7 @@ class HalfCheetah(Locomotion):
 
     Arguments: those of Gymnasium's environment.
 
-    Reference returns: random -244; TD3 after 1,000,000 steps of an earlier version of the task 9,637
+    Reference returns: random -244; TD3 after 1,000,000 steps of an earlier version 9,637
     (Fujimoto et al. 2018).
 
     Paper: Wawrzynski (2009), "A cat-like robot real-time learning to run".
@@ -234,7 +234,7 @@ class Walker2d(Locomotion):
 
     Arguments: those of Gymnasium's environment.
 
-    Reference returns: random 1; TD3 after 1,000,000 steps of an earlier version of the task 4,683
+    Reference returns: random 1; TD3 after 1,000,000 steps of an earlier version 4,683
     (Fujimoto et al. 2018).
 
     Paper: Erez, Tassa, Todorov (2011), "Infinite-horizon model predictive control for periodic
@@ -265,7 +265,7 @@ class Ant(Locomotion):
 
     Arguments: those of Gymnasium's environment.
 
-    Reference returns: random -38; TD3 after 1,000,000 steps of an earlier version of the task 4,372
+    Reference returns: random -38; TD3 after 1,000,000 steps of an earlier version 4,372
     (Fujimoto et al. 2018).
 
     Paper: Schulman et al. (2016), "High-dimensional continuous control using generalized advantage

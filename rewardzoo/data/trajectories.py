@@ -78,18 +78,19 @@ def _read_minari(folder: Path) -> list[Episode]:
     metadata = json.loads((folder / "metadata.json").read_text())
     if metadata.get("data_format", "hdf5") != "hdf5":
         minari = _minari(str(folder))
-        return [_episode(str(folder), vars(e)) for e in minari.MinariDataset(folder)]
+        return [
+            _episode(str(folder), vars(e)) for e in minari.MinariDataset(folder).iterate_episodes()
+        ]
     with h5py.File(folder / "main_data.hdf5", "r") as file:
         groups = sorted(file.values(), key=lambda group: int(group.attrs["id"]))
         return [_episode(str(folder), group) for group in groups]
 
 
 def _read_minari_id(name: str) -> list[Episode]:
-    known = ", ".join(shipped())
     if "/" not in name:
         raise ValueError(
-            f"demonstrations {name!r}: there is no such file or folder; "
-            f"shipped: {nearest(name, shipped()) if known else 'none'}"
+            f"demonstrations {name!r}: there is no such file or folder, and none of that name is "
+            f"shipped: {nearest(name, shipped())}"
         )
     minari = _minari(name)
     try:
