@@ -1,12 +1,11 @@
 """Off-policy imitation needs a reward whose slope is held: with a gradient penalty, and without.
 
 Blondé, Strasser, Kalousis (2022): a locally Lipschitz reward is a *sine qua non* of off-policy
-adversarial imitation. Arms differ in the penalty and in spectral normalisation alone;
-demonstrations, learner, steps and evaluations are the same. Scaled down: the task with the shortest
-way to an expert's return, networks of 64 units, a gradient step for two environment steps, 16
-worlds at once, and far fewer steps than the authors', the same for every arm. What is scaled down
-is scaled down for every arm alike, so that they can be compared; whether a steep reward fails later
-or on harder tasks is not seen.
+adversarial imitation. Arms of a task differ in the penalty and in spectral normalisation alone;
+demonstrations, learner, steps and evaluations are the same. Scaled down: the tasks with the
+shortest way to an expert's return, networks of 64 units, a gradient step for two environment steps,
+16 worlds at once, and far fewer steps than the authors'. All arms are scaled down alike, so that
+they can be compared; whether a steep reward fails later, or on harder tasks, is not seen.
 """
 
 from __future__ import annotations
@@ -52,7 +51,9 @@ _LEARNER = {
     "actor_hidden": (64, 64),
     "critic_hidden": (64, 64),
 }
-_REWARD = {"hidden": (64, 64), "updates_per_step": 0.5}
+_REWARD = {"hidden": (64, 64), "updates_per_step": 0.5, "absorbing": False}
+"""Without absorbing states, chosen on tuning seeds: a fallen pole ends the episode and the reward
+is never negative, so living is paid for anyway; with them some runs learn to fall at once."""
 COLUMNS = {
     "objective": "share of the expert's return",
     "return": "return",
@@ -314,8 +315,8 @@ EXPERIMENT = Experiment(
         Claim("The slope is held", slope_is_held),
         Claim("The value's slope is bounded", value_is_bounded),
     ],
-    seeds=tuple(range(200, 210)),  # 100 and 101 were seen with half of the steps
-    tuning_seeds=(0, 1, 100, 101),
+    seeds=tuple(range(400, 410)),
+    tuning_seeds=(0, 1, 100, 101, 200),
     columns=COLUMNS,
     figures=[
         Figure(

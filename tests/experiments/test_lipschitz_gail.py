@@ -87,8 +87,8 @@ def test_arms_differ_from_the_method_in_penalty_and_spectral_norm_alone():
 def test_a_run_resumes_and_reports(tmp_path):
     from rewardzoo.experiment import Budget
 
-    task = next(iter(STEPS))
-    budget = Budget(total_timesteps=2_048, num_envs=16, eval_episodes=16, seeds=1)
+    task = list(STEPS)[-1]
+    budget = Budget(total_timesteps=1_024, num_envs=16, eval_episodes=16, seeds=1)
     lines = []
 
     class Stop(Exception):
@@ -104,4 +104,4 @@ def test_a_run_resumes_and_reports(tmp_path):
         experiment.imitate(trial, task, compile=False)
     final = experiment.imitate(trial, task, compile=False)
     assert lines == sorted(set(lines)) and len(lines) == experiment._POINTS
-    assert 0.0 < final["objective"] < 1.1 and np.isfinite(list(final.values())[:-1]).any()
+    assert 0.0 < final["objective"] < 1.1 and np.isfinite(final["violation"])
