@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 
@@ -103,6 +104,14 @@ class Problem:
         return torch.stack(found).detach()
 
 
+@functools.cache
+def solved(semi: bool) -> tuple[Problem, Tensor, Tensor]:
+    """A problem, its fixed point, and the central differences there."""
+    problem = Problem(0, semi)
+    theta = problem.solve(problem.phi)
+    return problem, theta, problem.differences(theta)
+
+
 def flat(gradient: Parameters) -> Tensor:
     return torch.cat([g.reshape(-1) for g in gradient])
 
@@ -110,12 +119,10 @@ def flat(gradient: Parameters) -> Tensor:
 @pytest.mark.parametrize("semi", [False, True])
 @pytest.mark.parametrize(("solver", "terms"), [("cg", 60), ("neumann", 800)])
 def test_equals_central_differences_on_a_tabular_mdp(semi: bool, solver: str, terms: int) -> None:
-    problem = Problem(0, semi)
-    theta = problem.solve(problem.phi)
+    problem, theta, want = solved(semi)
     found = hypergradient(
         problem.delta, problem.goal_gradient(theta), theta, problem.phi, solver, terms
     )
-    want = problem.differences(theta)
     assert float((flat(found.gradient) - want).norm() / want.norm()) < 1e-6
     assert float(want.norm()) > 1e-3 and float(want[-1].abs()) > 1e-6
 
