@@ -76,10 +76,10 @@ class World:
         batch = sample(self.base, asked, self.task.new_tokens, generator)
         return batch, self.task.verify(batch)
 
-    def fit(self, reward: Any) -> None:
+    def fit(self, reward: Any, learning_rate: float = 3e-4) -> None:
         """Train a reward on outcomes of base samples, one a prompt."""
         batch, right = self.samples(LABELLED, 1, stream=1)
-        fit_outcomes(reward, batch, right, epochs=4, learning_rate=3e-4, seed=self.seed)
+        fit_outcomes(reward, batch, right, 4, learning_rate=learning_rate, seed=self.seed)
 
 
 class Outcome:
@@ -176,8 +176,8 @@ def choose(trial: Any, kind: str) -> dict[str, float]:
         reward = ImplicitReward(world.base, world.base, BETA)
     else:
         reward = TokenRewardModel(world.base, seed=trial.seed)
-    with torch.enable_grad():
-        world.fit(reward)
+    with torch.enable_grad():  # a fresh head needs larger steps than a policy
+        world.fit(reward, 3e-4 if kind == IMPLICIT else 1e-3)
     batch, right = world.samples(trial.budget.eval_episodes, SAMPLES, stream=3)
     found = world.task.verify_steps(batch)
     steps = step_rewards(reward.token_rewards(batch), found.ends)
