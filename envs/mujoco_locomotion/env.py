@@ -275,12 +275,27 @@ class Ant(Locomotion):
     task = "Ant-v5"
 
 
+class LocomotionEngine(GymnasiumEngine):
+    """One world of a batch; what is not wanted of a step there is not made.
+
+    Args:
+        task: what to do.
+        **kwargs: of ``task``.
+    """
+
+    def step(self, action: Any) -> tuple[float, bool, bool]:
+        """See ``Engine``; a row whose episode is over is never stepped."""
+        obs, reward, terminated, _, _ = self.env.engine.step(action)
+        self._observation[...] = obs
+        return float(reward), bool(terminated), False
+
+
 class InProcessVector(SimulatorVectorEnv):
     """Worlds in the caller's process, whose state can be saved, so that training resumes exactly.
 
     Args:
         num_envs: N.
-        engine: makes a ``GymnasiumEngine`` around a ``Locomotion``.
+        engine: makes a ``LocomotionEngine``.
         **kwargs: of ``SimulatorVectorEnv``.
     """
 
@@ -348,7 +363,7 @@ def make_vector(
         autoreset_mode: one of Gymnasium's three modes.
         **kwargs: of Gymnasium's environment.
     """
-    engine = partial(GymnasiumEngine, task, render_mode=render_mode, **kwargs)
+    engine = partial(LocomotionEngine, task, render_mode=render_mode, **kwargs)
     given: dict[str, Any] = {
         "render_mode": render_mode,
         "device": device,

@@ -49,7 +49,7 @@ def _updates(kind: str, batch: int) -> list[Row]:
     )
     name = f"{kind} gradient step, batch {batch}"
     rows = [
-        ratio(f"{name}, speed-up", readings, "s", "stable_baselines3", ours, bar=1.0)
+        ratio(f"{name}, {ours}, speed-up", readings, "s", "stable_baselines3", ours, bar=1.0)
         for ours in ("plain", "compiled")
     ]
     if kind == "TD3" and batch == BATCHES[0]:
