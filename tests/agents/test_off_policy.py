@@ -20,7 +20,7 @@ from rewardzoo.agents.common.off_policy import critic_loss, q_target
 from rewardzoo.agents.sac import SAC, squashed
 from rewardzoo.agents.td3 import TD3
 from rewardzoo.random import Rng
-from rewardzoo.rewards.base import RewardFunction
+from rewardzoo.rewards.base import RewardFunction, env_reward
 
 PENDULUM = "rewardzoo/Pendulum-v0"
 SMALL: dict[str, Any] = {
@@ -241,6 +241,13 @@ def test_stored_steps_are_paid_by_the_reward_of_now() -> None:
     assert fn.version == 12
     batch, _ = agent.batches()
     assert set(batch.returns.unique().tolist()) <= {12.0, 24.0, 36.0}
+    # Composed with the environment's own reward, that is what was paid at the time (never above
+    # 0 on the pendulum), and the rest is of now.
+    both = env_reward + 20.0 * Growing()
+    agent = TD3(VectorRewardWrapper(pendula(), both), **SMALL).learn(96)
+    batch, _ = agent.batches()
+    paid = batch.returns - 240.0
+    assert bool((paid < 0).all()) and bool((paid > -17.0).all())
     with pytest.raises(ValueError, match="paid by 2 reward functions.*env_reward \\+ fn"):
         TD3(VectorRewardWrapper(VectorRewardWrapper(pendula(), One()), Growing()), **SMALL)
     Growing.markov = False
