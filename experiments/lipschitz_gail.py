@@ -30,7 +30,7 @@ from rewardzoo.rewards.base import RewardFunction
 from rewardzoo.rewards.pessimistic import PessimisticPrecondition
 from rewardzoo.verdicts import above, below, decided
 
-STEPS = {"InvertedPendulum": 0.25, "InvertedDoublePendulum": 1.0}
+STEPS = {"InvertedPendulum": 0.25, "InvertedDoublePendulum": 1.0, "Hopper": 4.0}
 """Tasks, and how many times the budget's steps each is given."""
 ARMS: dict[str, dict[str, Any]] = {
     "penalty": {},
