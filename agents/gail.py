@@ -107,6 +107,11 @@ class GAIL(TD3):
         **hyperparameters: Any,
     ) -> None:
         super().__init__(env, seed, device, compile, **hyperparameters)
+        if self.hp.absorbing:
+            raise ValueError(
+                "absorbing=True: expected False; the reward pays what comes after an end itself: "
+                "AdversarialReward(absorbing=True)"
+            )
         fns = [] if self.learned_reward is None else self.learned_reward.functions()
         found = [fn for fn in fns if isinstance(fn, AdversarialReward)]
         if len(found) != 1:

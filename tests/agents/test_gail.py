@@ -139,3 +139,8 @@ def test_environments_that_pay_no_adversarial_reward_are_refused():
         GAIL(envs, **SETTINGS)
     with pytest.raises(ValueError, match="pays by 0 adversarial rewards"):
         GAIL(VectorRewardWrapper(envs, Novelty()), **SETTINGS)
+
+
+def test_absorbing_states_are_the_rewards_alone():
+    with pytest.raises(ValueError, match="absorbing=True: expected False"):
+        GAIL(worlds(), **{**SETTINGS, "absorbing": True})
