@@ -92,8 +92,8 @@ EXPERIMENT = Experiment(
             ),
         ),
     ],
-    # Fixed before they were run. Five earlier ones (310 to 314, same settings) left two of the three
-    # comparisons open: now and then PPO finds the stairs without any help.
+    # Fixed before they were run. Five earlier ones (310 to 314, same settings) left two of the
+    # three comparisons open: now and then PPO finds the stairs without any help.
     seeds=tuple(range(320, 330)),
     tuning_seeds=(0, 1, *range(300, 305), *range(310, 315)),
     columns={"success": "success", "objective": "objective", "return": "specified"},
