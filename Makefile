@@ -14,7 +14,7 @@ help:  ## list the targets
 	touch $@
 
 .venv/dev: .venv/base
-	$(PIP) -e ".[dev,nethack,mujoco,pettingzoo,llm,rlhf]"
+	$(PIP) -e ".[dev,nethack,mujoco,pettingzoo,llm,rlhf,ray]"
 	touch $@
 
 .venv/docs: .venv/base

@@ -17,9 +17,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .data.commands import app as data
+from .data.demos_commands import app as demos
 from .llm.commands import app as llm
+from .metrics.commands import compare_rewards
 from .rlhf.commands import app as rlhf
 
 app = typer.Typer(
@@ -29,7 +32,9 @@ app = typer.Typer(
     help="Specify, learn, shape, compare and break rewards.",
     epilog="Example: rewardzoo run quickstart",
 )
+app.command("compare-rewards", context_settings={"ignore_unknown_options": True})(compare_rewards)
 app.add_typer(data, name="data")
+app.add_typer(demos, name="demos")
 app.add_typer(llm, name="llm")
 app.add_typer(rlhf, name="rlhf")
 console = Console()
@@ -74,7 +79,7 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2))
     if kind is Kind.envs:
         for id in registration.env_ids():
-            table.add_row(id, _first_line(registration.documented_class(id)))
+            table.add_row(id, Text(_first_line(registration.documented_class(id))))
     else:
         registries = {
             Kind.rewards: registration.REWARDS,
@@ -86,7 +91,8 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
         registry = registries[kind]
         for name in registry:
             entry = registry[name]
-            table.add_row(name, entry.title if kind is Kind.experiments else _first_line(entry))
+            text = entry.title if kind is Kind.experiments else _first_line(entry)
+            table.add_row(name, Text(text))  # no markup: brackets stand for themselves
     console.print(table)
 
 
@@ -163,54 +169,114 @@ def train(
 
 @app.command()
 def run(
-    experiment: Annotated[str, typer.Argument(help="Name of the experiment.")],
+    experiment: Annotated[str | None, typer.Argument(help="Name of the experiment.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Run every experiment.")] = False,
     budget: Annotated[str, typer.Option(help="smoke, quick or full.")] = "quick",
     seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
     workers: Annotated[int, typer.Option(help="Processes; default: one a core.", min=0)] = 0,
+    launcher: Annotated[
+        str, typer.Option(help="local, or ray for a cluster (RAY_ADDRESS) that sees --out.")
+    ] = "local",
     device: Device = "cpu",
     out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
     fresh: Annotated[bool, typer.Option(help="Delete earlier runs first.")] = False,
 ) -> None:
     """Run what is missing of an experiment, then judge its claims and write a report.
 
-    A run that was stopped or killed goes on where it was with the same command.
+    A run that was stopped or killed goes on where it was with the same command. With --all, an
+    experiment that cannot be run is skipped, and a scoreboard of all claims comes last.
+
+    Example: rewardzoo run quickstart --budget smoke --workers 2
     """
     from .functional import check_device
-    from .jobs import jobs_of, remove
-    from .launch import JobsFailed, run_jobs
+    from .jobs import jobs_of
     from .registration import EXPERIMENTS
+    from .scoreboard import scoreboard
 
     check_device(device)
-    chosen = EXPERIMENTS[experiment]
-    jobs = jobs_of(chosen, budget, out, seeds, device, _state["plugins"])
+    if all_ == (experiment is not None):
+        raise ValueError("experiment: expected the name of one, or --all")
+    chosen = list(EXPERIMENTS) if experiment is None else [experiment]
+    runs = {
+        name: jobs_of(EXPERIMENTS[name], budget, out, seeds, device, _state["plugins"])
+        for name in chosen
+    }
     _writable(out)
+    skipped = []
+    for name, jobs in runs.items():
+        try:
+            _run(EXPERIMENTS[name], jobs, budget, workers, launcher, fresh)
+        except (RuntimeError, ValueError, OSError, ImportError) as error:
+            if not all_:
+                raise
+            console.print(f"{name}: {error}", style="red", markup=False)
+            skipped.append(name)
+    if all_:
+        console.print(scoreboard([out / name / budget for name in runs]))
+    if skipped:
+        raise RuntimeError(f"{len(skipped)} of {len(runs)} failed: {', '.join(skipped)}")
+
+
+def _run(experiment: Any, jobs: Any, budget: str, workers: int, launcher: str, fresh: bool) -> None:
+    """One experiment, to its report."""
+    from .experiment import judge
+    from .jobs import collect_results, remove
+    from .launch import run_jobs
+    from .report import render_table, write_html
+    from .results import write_json
+
     if fresh:
         remove(jobs)
     try:
-        run_jobs(jobs, workers or os.cpu_count() or 1, console)
+        run_jobs(jobs, workers, console, launcher)
     except KeyboardInterrupt:
         console.print("stopped; every run has saved its state. Go on with the same command")
         raise typer.Exit(130) from None
-    except JobsFailed as error:
-        console.print(f"[red]error:[/] {error}")
-        raise typer.Exit(1) from None
     command = shlex.join(["rewardzoo", *sys.argv[1:]])
-    _finish(chosen, jobs, command, budget)
+    results = collect_results(experiment, jobs, command, budget)
+    verdicts = judge(experiment, results)
+    folder = jobs[0].folder.parent.parent
+    write_json(results, verdicts, folder / "results.json")
+    write_html(results, verdicts, folder / "report.html", experiment.figures)
+    render_table(results, verdicts, console)
+    console.print(f"report: {folder / 'report.html'}")
 
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="A folder with results.json.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="A run's folder; several to compare; or the folder of all runs."),
+    ],
+    out: Annotated[Path, typer.Option(help="Page that compares several runs.")] = Path(
+        "comparison.html"
+    ),
 ) -> None:
-    """Print the table and write the page again from a finished run's results."""
+    """Print the table and write the page again from finished runs' results.
+
+    Several folders give one page with the arms of all of them; a folder of runs, the scoreboard of
+    the claims of all below it.
+
+    Example: rewardzoo report runs/quickstart/quick runs/quickstart/full --out both.html
+    """
     from .registration import EXPERIMENTS
     from .report import render_table, write_html
     from .results import read_json
+    from .scoreboard import merged, scoreboard
 
-    path = folder / "results.json"
-    if not path.is_file():
-        raise ValueError(f"folder={str(folder)!r}: there is no results.json; run the experiment")
-    results, verdicts = read_json(path)
+    if len(folders) > 1:
+        results = merged([read_json(_results_in(folder))[0] for folder in folders])
+        render_table(results, [], console)
+        write_html(results, [], out)
+        console.print(f"report: {out}")
+        return
+    (folder,) = folders
+    if not (folder / "results.json").is_file():
+        below = sorted(path.parent for path in folder.glob("*/*/results.json"))
+        if below:
+            console.print(scoreboard(below))
+            return
+    results, verdicts = read_json(_results_in(folder))
     render_table(results, verdicts, console)
     figures = EXPERIMENTS[results.name].figures if results.name in EXPERIMENTS else ()
     write_html(results, verdicts, folder / "report.html", figures)
@@ -307,19 +373,11 @@ def _fail(error: Exception) -> NoReturn:
     raise SystemExit(2 if isinstance(error, (ValueError, TypeError, OSError, ImportError)) else 1)
 
 
-def _finish(experiment: Any, jobs: Any, command: str, budget: str) -> None:
-    from .experiment import judge
-    from .jobs import collect_results
-    from .report import render_table, write_html
-    from .results import write_json
-
-    results = collect_results(experiment, jobs, command, budget)
-    verdicts = judge(experiment, results)
-    folder = jobs[0].folder.parent.parent
-    write_json(results, verdicts, folder / "results.json")
-    write_html(results, verdicts, folder / "report.html", experiment.figures)
-    render_table(results, verdicts, console)
-    console.print(f"report: {folder / 'report.html'}")
+def _results_in(folder: Path) -> Path:
+    path = folder / "results.json"
+    if not path.is_file():
+        raise ValueError(f"folder={str(folder)!r}: there is no results.json; run the experiment")
+    return path
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:

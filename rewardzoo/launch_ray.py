@@ -1,0 +1,109 @@
+"""Run jobs on a Ray cluster: that of ``RAY_ADDRESS``, or a new one on this machine.
+
+Workers write into the jobs' folders, as local ones do, so the folder of the runs must be one that
+every node sees. A job whose worker is lost is tried again, and goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .board import Board, status
+from .experiment import ExperimentError
+from .jobs import Interrupted, Job
+from .launch import attempt
+
+RETRIES = 3
+"""How often a job is tried again when the worker that ran it is lost."""
+
+_SECONDS = 0.5  # between two looks at the tasks, and between two words of a task
+
+
+def launch(jobs: Sequence[Job], workers: int, board: Board) -> None:
+    """Run ``jobs``, at most ``workers`` at a time (0: as many as the cluster has cores)."""
+    try:
+        import ray
+    except ImportError:
+        raise ExperimentError(
+            "launcher='ray': Ray is missing; pip install \"rewardzoo[ray]\""
+        ) from None
+    known: dict[str, Any] = {}
+    if "RAY_ADDRESS" not in os.environ:
+        known = {"num_cpus": workers or None, "include_dashboard": False}
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **known)
+    stop_file = jobs[0].folder.resolve().parent.parent / ".stop"
+    stop_file.unlink(missing_ok=True)
+    try:
+        _watch(ray, jobs, workers, board, stop_file)
+    finally:
+        stop_file.unlink(missing_ok=True)
+        if started:
+            ray.shutdown()
+
+
+def _watch(ray: Any, jobs: Sequence[Job], workers: int, board: Board, stop_file: Path) -> None:
+    news = ray.remote(num_cpus=0)(_News).remote()
+    gpus = 1 if jobs[0].device.startswith("cuda") else 0
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_run)
+    pending = list(jobs)
+    running: dict[Any, tuple[Job, Any]] = {}
+    try:
+        while pending or running:
+            while pending and (not workers or len(running) < workers):
+                job = pending.pop(0)
+                job = replace(job, folder=job.folder.resolve())  # the same in every process
+                running[task.remote(job, news, str(stop_file))] = (job, board.start(job))
+            done, _ = ray.wait(list(running), timeout=_SECONDS)
+            told = ray.get(news.read.remote())
+            for job, bar in running.values():
+                if job.folder in told:
+                    board.show(bar, *told[job.folder])
+            for reference in done:
+                job, bar = running.pop(reference)
+                try:
+                    error = ray.get(reference)
+                except ray.exceptions.RayError as lost:
+                    error = " ".join(str(lost).split())[:300]
+                board.end(bar, job, error or "no result; is --out a folder that every node sees?")
+    except KeyboardInterrupt:
+        stop_file.touch()  # the tasks save and end
+        ray.wait(list(running), num_returns=len(running), timeout=60)
+        raise
+
+
+class _News:
+    """An actor that remembers how far each job has come."""
+
+    def __init__(self) -> None:
+        self.told: dict[Path, tuple[float, str]] = {}
+
+    def tell(self, folder: Path, step: float, text: str) -> None:
+        self.told[folder] = (step, text)
+
+    def read(self) -> dict[Path, tuple[float, str]]:
+        return self.told
+
+
+def _run(job: Job, news: Any, stop_file: str) -> str:
+    """A task: one job; returns why it failed, or nothing."""
+    asked, last = False, 0.0
+
+    def report(metrics: dict[str, float]) -> None:
+        nonlocal asked, last
+        if time.monotonic() - last > _SECONDS:
+            last = time.monotonic()
+            asked = os.path.exists(stop_file)
+            news.tell.remote(job.folder, metrics["time/total_timesteps"], status(metrics))
+
+    try:
+        return attempt(job, report, lambda: asked)
+    except Interrupted:
+        return "stopped"
