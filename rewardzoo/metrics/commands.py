@@ -12,9 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .comparison import Comparison
+from .comparison import LETTERS, Comparison
 
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _PICTURES = (".svg", ".png", ".pdf")
 _SAID = {
     "starc": "STARC distance (VAL, L2): 0 the same order of policies, 2 the opposite",
@@ -59,8 +58,8 @@ def compare_rewards(
 
     Example: rewardzoo --plugin mine.py compare-rewards objective mine --env rewardzoo/Pendulum-v0
     """
-    if len(rewards) > len(_LETTERS):
-        raise ValueError(f"rewards: {len(rewards)} given, expected at most {len(_LETTERS)}")
+    if len(rewards) > len(LETTERS):
+        raise ValueError(f"rewards: {len(rewards)} given, expected at most {len(LETTERS)}")
     if out is not None and out.suffix not in _PICTURES:
         raise ValueError(f"--out {out}: expected a name that ends in {', '.join(_PICTURES)}")
     if not 0.0 <= gamma < 1.0:
@@ -136,7 +135,7 @@ def _dynamics(env: str, settings: list[str]) -> Any:
 
 def _print(found: Comparison, console: Console) -> None:
     """A table a measure; rewards by letters, which stand for them below."""
-    letters = _LETTERS[: len(found.labels)]
+    letters = LETTERS[: len(found.labels)]
     for name, values in found.matrices.items():
         console.print(_SAID[name], highlight=False)
         table = Table(box=None, padding=(0, 1))

@@ -6,9 +6,11 @@ worst-case regret of optimising one reward for another; sampled is STARC with in
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,9 @@ from .planning import Array, check_model, expected
 from .regret import worst_case_regret
 from .sampled import sampled_distances
 from .starc import starc_distance
+
+LETTERS = string.ascii_uppercase
+"""What rewards are called in tables and pictures."""
 
 _CELLS = 4_000_000  # transitions of which tables of each reward are kept
 _ROWS = 1_000_000  # transitions asked about at once
@@ -113,6 +118,11 @@ def compare_exactly(
         full = np.stack(tables)
         for name, distance in (("epic", epic_distance), ("dard", dard_distance)):
             pairs[name] = _pairwise(lambda a, b, d=distance: d(a, b, moves, gamma), full)
+        if func.terminal_states.any():  # type: ignore[attr-defined]
+            notes.append(
+                "EPIC and DARD see shaping here: terminal states pay nothing, so that impossible "
+                "transitions out of them tell one from the other"
+            )
     else:
         notes.append(
             f"no EPIC and DARD: they look at all {moves.size:,} transitions, possible or not"
@@ -152,6 +162,8 @@ def draw(comparison: Comparison, path: str | Path) -> None:
     from matplotlib.figure import Figure
 
     names, k = list(comparison.matrices), len(comparison.labels)
+    letters = [LETTERS[i] for i in range(k)]
+    long = [f"{a}  {shorten(t, 48)}" for a, t in zip(letters, comparison.labels, strict=True)]
     side = 1.6 + 0.55 * k
     figure = Figure(figsize=(side * len(names) + 1.0, side + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -163,8 +175,8 @@ def draw(comparison: Comparison, path: str | Path) -> None:
             dark = not values[i, j] > 0.6 * top
             ax.text(j, i, text, ha="center", va="center", color="w" if dark else "k", fontsize=8)
         ax.set_title(f"{name}, 0 to {top:g}")
-        ax.set_xticks(range(k), comparison.labels, rotation=40, ha="right", fontsize=8)
-        ax.set_yticks(range(k), comparison.labels if ax is figure.axes[0] else [""] * k, fontsize=8)
+        ax.set_xticks(range(k), letters, fontsize=8)
+        ax.set_yticks(range(k), long if ax is figure.axes[0] else letters, fontsize=8)
     figure.savefig(path)
 
 

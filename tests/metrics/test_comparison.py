@@ -79,6 +79,8 @@ def test_shaping_and_scale_are_no_difference_and_a_minus_is_all_of_it() -> None:
     assert starc[0, 1] < 1e-5 and starc[0, 2] == pytest.approx(2.0, abs=1e-5)
     assert regret[0, 1] < 1e-5 and regret[0, 2] == pytest.approx(1.0, abs=1e-5)
     assert found.matrices["dard"][0, 2] == pytest.approx(1.0, abs=1e-3)
+    # Not EPIC's nor DARD's: terminal states pay nothing, so transitions out of them tell.
+    assert found.matrices["epic"][0, 1] > 0.1 and "see shaping here" in found.notes[0]
 
 
 def test_tables_too_large_for_epic_agree_with_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
