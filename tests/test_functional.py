@@ -108,6 +108,28 @@ def test_a_row_of_the_batch_is_the_single_environment(
     assert ends >= 2 * len(rows)
 
 
+class Noisy(ScriptedFunc):
+    """Each look at the state is noisy."""
+
+    def observation(self, state: Any, rng: Any, params: Any = None) -> torch.Tensor:
+        return super().observation(state, rng) + rng.uniform(1)
+
+
+def test_restarts_of_some_rows_leave_the_noise_of_the_others_alone() -> None:
+    batch = FunctionalVectorEnv(7, Noisy)
+    singles = [FunctionalVectorEnv(1, Noisy) for _ in range(7)]
+    batch.reset(seed=3)
+    for i, single in enumerate(singles):
+        single.reset(seed=3 + i)
+    alone = 0
+    for _ in range(20):
+        obs, _, ended, _, _ = batch.step(torch.zeros(7, dtype=torch.int64))
+        alone += int(ended.any()) * int((~ended).any())
+        for i, single in enumerate(singles):
+            assert torch.equal(obs[i : i + 1], single.step(torch.zeros(1, dtype=torch.int64))[0])
+    assert alone > 5  # steps at which some rows, not all, began anew
+
+
 @pytest.mark.parametrize("variant", list(VARIANTS))
 @pytest.mark.filterwarnings("ignore")
 def test_environment_checkers_pass(variant: str) -> None:
