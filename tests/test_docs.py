@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rewardzoo.registration import REWARDS, env_ids
+from rewardzoo.registration import AGENTS, EXPERIMENTS, REWARDS, env_ids
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
@@ -45,3 +45,14 @@ def test_every_environment_has_a_card(tmp_path: Path, monkeypatch: pytest.Monkey
     rewards = (tmp_path / "generated" / "rewards.md").read_text()
     assert "falling_sofa" in rewards and "- `high`: greatest reward." in rewards
     assert "`delay(inner: RewardFunction, k: int)`" in rewards
+
+
+def test_the_guide_names_what_exists() -> None:
+    rows = re.findall(
+        r"^\|(.*?)\|(.*?)\|(.*?)\|$", (ROOT / "docs" / "choosing.md").read_text(), re.M
+    )
+    used = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row[1])}
+    assert used <= {*REWARDS, *AGENTS, "orpo"}
+    watched = {name for row in rows for name in re.findall(r"`([a-z]+_[a-z_]+)`", row[2])}
+    assert watched <= set(EXPERIMENTS) and len(watched) >= 3
+    assert len(rows) > 12
