@@ -95,7 +95,7 @@ class SAC(OffPolicyAgent):
         compile: bool = False,
         **hyperparameters: Any,
     ) -> None:
-        super().__init__(env, seed, device, compile, hyperparameters)
+        super().__init__(env, seed, device, compile, **hyperparameters)
         entropy = self.hp.entropy
         self.entropy = -float(self.distribution.num_outputs) if entropy is None else entropy
         with torch.no_grad():

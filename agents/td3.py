@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rewardzoo.registration import register_agent
 
-from .common.agent import Env
 from .common.hyperparameters import hyper
 from .common.n_step import NStep
 from .common.off_policy import OffPolicyAgent, OffPolicyHyperparameters, critic_loss, q_target
@@ -66,16 +64,6 @@ class TD3(OffPolicyAgent):
     """
 
     Hyperparameters = TD3Hyperparameters
-
-    def __init__(
-        self,
-        env: Env,
-        seed: int = 0,
-        device: torch.device | str | None = None,
-        compile: bool = False,
-        **hyperparameters: Any,
-    ) -> None:
-        super().__init__(env, seed, device, compile, hyperparameters)
 
     @property
     def delay(self) -> int:

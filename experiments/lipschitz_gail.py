@@ -30,6 +30,10 @@ from rewardzoo.rewards.base import RewardFunction
 from rewardzoo.rewards.pessimistic import PessimisticPrecondition
 from rewardzoo.verdicts import above, below, decided
 
+PAPER = (
+    "Blondé, Strasser, Kalousis (2022), Lipschitzness Is All You Need To Tame Off-policy "
+    "Generative Adversarial Imitation Learning"
+)
 STEPS = {"InvertedPendulum": 0.25, "InvertedDoublePendulum": 1.0, "Hopper": 4.0}
 """Tasks, and how many times the budget's steps each is given."""
 ARMS: dict[str, dict[str, Any]] = {
@@ -153,36 +157,34 @@ def _share(results: Results, task: str, arm: str) -> Any:
     return results[label(task, arm)].final["objective"]
 
 
-def like_expert(task: str) -> Any:
-    """A check that the method reaches the expert's return."""
+def _level(task: str, arm: str, decide: Any, sentence: str, bar: float) -> Any:
+    """A check of one arm's share of the expert's return."""
 
     def check(results: Results) -> Verdict:
-        shares = _share(results, task, METHOD)
-        return above(
-            f"{task}: with the penalty the imitator reaches {LIKE_EXPERT:.0%} of the expert's "
-            "return.",
+        shares = _share(results, task, arm)
+        return decide(
+            f"{task}: {sentence}",
             stratified_bootstrap(shares),
             f"share of the expert's return, IQM; seeds {np.round(np.sort(shares), 2).tolist()}",
-            bar=LIKE_EXPERT,
+            bar=bar,
         )
 
     return check
+
+
+def like_expert(task: str) -> Any:
+    """A check that the method reaches the expert's return."""
+    sentence = f"with the penalty the imitator reaches {LIKE_EXPERT:.0%} of the expert's return."
+    return _level(task, METHOD, above, sentence, LIKE_EXPERT)
 
 
 def fails_without(task: str) -> Any:
     """A check that without penalty and spectral norm imitation fails."""
-
-    def check(results: Results) -> Verdict:
-        shares = _share(results, task, WITHOUT)
-        return below(
-            f"{task}: without penalty and spectral norm imitation fails (below {FAILED:.0%} of "
-            "the expert's return).",
-            stratified_bootstrap(shares),
-            f"share of the expert's return, IQM; seeds {np.round(np.sort(shares), 2).tolist()}",
-            bar=FAILED,
-        )
-
-    return check
+    sentence = (
+        f"without penalty and spectral norm imitation fails (below {FAILED:.0%} of the expert's "
+        "return)."
+    )
+    return _level(task, WITHOUT, below, sentence, FAILED)
 
 
 def beats(task: str) -> Any:
@@ -295,8 +297,7 @@ def draw_slopes(figure: Any, results: Results) -> None:
 EXPERIMENT = Experiment(
     name="lipschitz_gail",
     title="Off-policy imitation with and without a bound on the reward's slope",
-    paper="Blondé, Strasser, Kalousis (2022), Lipschitzness Is All You Need To Tame Off-policy "
-    "Generative Adversarial Imitation Learning",
+    paper=PAPER,
     grid=[
         Measure(label(task, arm), functools.partial(imitate, task=task, **changed))
         for task in STEPS

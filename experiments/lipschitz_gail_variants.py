@@ -19,7 +19,7 @@ from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
 from rewardzoo.verdicts import above, within
 
-from .lipschitz_gail import COLUMNS, imitate
+from .lipschitz_gail import COLUMNS, PAPER, imitate
 
 TASK = "InvertedDoublePendulum"
 METHOD, CLIPPED = "k = 1", "no penalty, reward clipped"
@@ -89,8 +89,7 @@ def draw(figure: Any, results: Results) -> None:
 EXPERIMENT = Experiment(
     name="lipschitz_gail_variants",
     title="Ways to hold the slope of an imitation reward",
-    paper="Blondé, Strasser, Kalousis (2022), Lipschitzness Is All You Need To Tame Off-policy "
-    "Generative Adversarial Imitation Learning",
+    paper=PAPER,
     grid=[
         Measure(arm, functools.partial(imitate, task=TASK, **changed))
         for arm, changed in ARMS.items()

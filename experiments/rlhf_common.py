@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rewardzoo.experiment import Claim
 from rewardzoo.metrics.statistics import paired_difference, stratified_bootstrap
 from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict, write_atomic
@@ -201,6 +202,35 @@ def every_seed(sentence: str, label: str, detail: str, value: Callable[[Any], An
         )
 
     return check
+
+
+def overoptimises(free: str, held: str) -> list[Claim]:
+    """That one proxy is overoptimised without KL penalty, and not with a small one.
+
+    Args:
+        free: label of the arm without penalty.
+        held: of the arm with a penalty of .05.
+    """
+    return [
+        Claim(
+            "Gold falls while the proxy rises",
+            every_seed(
+                "Without a KL penalty gold ends at least .3 below its peak while the proxy rises.",
+                free,
+                "the smaller of (fall of gold - .3) and the proxy's rise since gold's peak",
+                lambda final: np.minimum(final["fall"] - 0.3, final["proxy_rise"]),
+            ),
+        ),
+        Claim(
+            "A small KL penalty prevents it",
+            every_seed(
+                "With a KL penalty of .05 gold ends at .8 of its peak or more.",
+                held,
+                "end minus .8 of the peak",
+                lambda final: final["end"] - 0.8 * final["peak"],
+            ),
+        ),
+    ]
 
 
 def draw_kl(labels: tuple[str, ...], figure: Any, results: Results) -> None:

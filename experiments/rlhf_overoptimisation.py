@@ -10,11 +10,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numpy as np
+from rewardzoo.experiment import Budget, Experiment, Figure, Measure
 
-from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
-
-from .rlhf_common import SEEDS, TUNING_SEEDS, draw_kl, every_seed, laboratory, optimise
+from .rlhf_common import SEEDS, TUNING_SEEDS, draw_kl, laboratory, optimise, overoptimises
 
 FREE, HELD = "no penalty", "KL .05"
 # On the tuning seeds this rate times these updates went 25 to 50 nats from the base policy.
@@ -40,26 +38,7 @@ EXPERIMENT = Experiment(
         "quick": Budget(total_timesteps=100, num_envs=0, eval_episodes=256, seeds=5),
         "full": Budget(total_timesteps=160, num_envs=0, eval_episodes=2_048, seeds=20),
     },
-    claims=[
-        Claim(
-            "Gold falls while the proxy rises",
-            every_seed(
-                "Without a KL penalty gold ends at least .3 below its peak while the proxy rises.",
-                FREE,
-                "the smaller of (fall of gold - .3) and the proxy's rise since gold's peak",
-                lambda final: np.minimum(final["fall"] - 0.3, final["proxy_rise"]),
-            ),
-        ),
-        Claim(
-            "A small KL penalty prevents it",
-            every_seed(
-                "With a KL penalty of .05 gold ends at .8 of its peak or more.",
-                HELD,
-                "end minus .8 of the peak",
-                lambda final: final["end"] - 0.8 * final["peak"],
-            ),
-        ),
-    ],
+    claims=overoptimises(FREE, HELD),
     seeds=SEEDS,
     tuning_seeds=TUNING_SEEDS,
     columns={"peak": "peak gold", "end": "final gold", "end_kl": "final KL", "proxy_end": "proxy"},

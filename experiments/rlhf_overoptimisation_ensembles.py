@@ -30,11 +30,11 @@ from .rlhf_common import (
     SEEDS,
     TUNING_SEEDS,
     draw_kl,
-    every_seed,
     exceeds,
     laboratory,
     members,
     optimise,
+    overoptimises,
     proxy_of,
 )
 
@@ -158,24 +158,7 @@ EXPERIMENT = Experiment(
         "full": Budget(total_timesteps=160, num_envs=0, eval_episodes=2_048, seeds=20),
     },
     claims=[
-        Claim(
-            "Gold falls while the proxy rises",
-            every_seed(
-                "Without a KL penalty gold ends at least .3 below its peak while the proxy rises.",
-                SINGLE,
-                "the smaller of (fall of gold - .3) and the proxy's rise since gold's peak",
-                lambda final: np.minimum(final["fall"] - 0.3, final["proxy_rise"]),
-            ),
-        ),
-        Claim(
-            "A small KL penalty prevents it",
-            every_seed(
-                "With a KL penalty of .05 gold ends at .8 of its peak or more.",
-                SINGLE_KL,
-                "end minus .8 of the peak",
-                lambda final: final["end"] - 0.8 * final["peak"],
-            ),
-        ),
+        *overoptimises(SINGLE, SINGLE_KL),
         Claim(
             "The worst case helps",
             exceeds(

@@ -105,8 +105,20 @@ def critic_loss(q: Tensor, target: Tensor, kind: str) -> Tensor:
 class OffPolicyAgent(Agent):
     """Plays, stores, samples; a subclass writes ``explore``, ``critic_terms`` and ``actor_terms``.
 
-    ``network`` holds actor and critics, ``target`` what slowly follows them; ``flats`` the
-    parameters as four tensors: actor, critics, and their targets.
+    Takes flat Box observations. Where the reward function learns, stored transitions are paid anew
+    whenever they are sampled. ``network`` holds actor and critics, ``target`` what slowly follows
+    them; ``flats`` the parameters as four tensors: actor, critics, and their targets.
+
+    Args:
+        env: a Gymnasium vector environment, a single one, or an id.
+        seed: of parameters, actions and environments.
+        device: where it computes; default: the environments' device.
+        compile: make an iteration's gradient steps as one compiled program (needs a C++ compiler
+            on CPU, and half a minute at first). Results agree up to rounding.
+        **hyperparameters: by name.
+
+    Raises:
+        ValueError: for a bad hyperparameter or space, or a reward function with another discount.
     """
 
     parts = ("network", "target", "optimizer", "critic_optimizer", "replay")
@@ -126,10 +138,10 @@ class OffPolicyAgent(Agent):
     def __init__(
         self,
         env: Env,
-        seed: int,
-        device: torch.device | str | None,
-        compile: bool,
-        hyperparameters: dict[str, Any],
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        compile: bool = False,
+        **hyperparameters: Any,
     ) -> None:
         super().__init__(env, seed, device, hyperparameters)
         hp, space = self.hp, self.envs.single_observation_space
