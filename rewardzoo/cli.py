@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
-import json
 import math
 import os
 import shlex
@@ -124,6 +123,7 @@ def train(
     from .callbacks import Evaluation
     from .jobs import make_envs
     from .registration import AGENTS, REWARDS, check_env_id
+    from .settings import parse_settings
 
     kind = AGENTS[agent]
     check_env_id(env)
@@ -134,7 +134,7 @@ def train(
     if resume:
         learner = kind.load(checkpoint, env=envs)
     else:
-        learner = kind(envs, seed=seed, **_settings(setting or []))
+        learner = kind(envs, seed=seed, **parse_settings(setting))
     _writable(folder)
     evaluation = None
     if video and eval_every is None:
@@ -378,19 +378,6 @@ def _results_in(folder: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"folder={str(folder)!r}: there is no results.json; run the experiment")
     return path
-
-
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    values = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise ValueError(f"--set {pair}: expected name=value")
-        try:
-            values[name] = json.loads(text)
-        except json.JSONDecodeError:
-            values[name] = float(text) if text.lower() in ("nan", "inf", "-inf") else text
-    return values
 
 
 def _writable(folder: Path) -> None:

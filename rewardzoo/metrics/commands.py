@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..settings import parse_settings
 from .comparison import LETTERS, Comparison
 
 _PICTURES = (".svg", ".png", ".pdf")
@@ -122,14 +123,7 @@ def _dynamics(env: str, settings: list[str]) -> Any:
             f"--env {env}: its states cannot be branched, since it is no functional environment; "
             + nearest(env, functional_ids())
         )
-    for pair in settings:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise ValueError(f"--set {pair}: expected name=value")
-        try:
-            kwargs[name] = json.loads(text)
-        except json.JSONDecodeError:
-            kwargs[name] = text
+    kwargs.update(parse_settings(settings))
     return load(kwargs.pop("dynamics"))(**kwargs)
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from ..settings import parse_settings
+
 if TYPE_CHECKING:
     from .data import PairData
     from .folders import TextModel
@@ -159,7 +161,7 @@ def train_reward(
         rows = encode_pairs(_pairs(load_pairs, data, chosen, text), *limits)
     attributes = rows.ratings.shape[1] if isinstance(rows, RatingBatch) else 1
     reward = RewardModel(text.model, seed, attributes)
-    given = {"batch_size": batch_size, "learning_rate": learning_rate, **_settings(setting)}
+    given = {"batch_size": batch_size, "learning_rate": learning_rate, **parse_settings(setting)}
     trainer = RewardTrainer(reward, rows, loss, seed, **given)
     about = {"command": "train-reward", "model": model, "data": data, "loss": loss, "lora": lora}
     about.update(given, max_length=max_length, seed=seed)
@@ -214,7 +216,7 @@ def train_policy(
         names = ", ".join((*LOSSES, *online))
         raise ValueError(f"--algorithm {algorithm}: expected one of {names}")
     text = load_model(model, max_length, seed)
-    given = _settings(setting)
+    given = parse_settings(setting)
     trainer: Trainer
     if algorithm in LOSSES:
         pairs = encode_pairs(
@@ -378,9 +380,3 @@ def _add_lora(text: TextModel, rank: int) -> None:
 
 def _rated(row: Mapping[str, Any]) -> bool:
     return "chosen" not in row and ("response" in row or "label" in row)
-
-
-def _settings(given: list[str] | None) -> dict[str, Any]:
-    from ..cli import _settings as parse
-
-    return parse(given or [])
