@@ -96,10 +96,16 @@ def test_an_unbalanced_judge_learns_popularity() -> None:
     fair, _ = accuracy(blind, held_out, 2)
     assert plain > 0.85 and fair < 0.6
     kwargs: dict[str, Any] = {"steps": 300, "learning_rate": 5e-3}
-    greedy = fit_judge(Judge(NAMES, 6, 32), data, 2, balanced=False, **kwargs)
-    balanced = fit_judge(Judge(NAMES, 6, 32), data, 2, balanced=True, **kwargs)
-    assert accuracy(balanced, held_out, 2)[0] > accuracy(greedy, held_out, 2)[0] + 0.03
-    assert accuracy(greedy, held_out, 2, balanced=False)[0] > plain - 0.03
+    gains = []
+    for start in range(4):  # the first weights alone move the gain by .01
+        with torch.random.fork_rng():
+            torch.manual_seed(start)
+            judges = [Judge(NAMES, 6, 32) for _ in range(2)]
+        greedy = fit_judge(judges[0], data, 2, balanced=False, **kwargs)
+        balanced = fit_judge(judges[1], data, 2, balanced=True, **kwargs)
+        gains.append(accuracy(balanced, held_out, 2)[0] - accuracy(greedy, held_out, 2)[0])
+        assert accuracy(greedy, held_out, 2, balanced=False)[0] > plain - 0.03
+    assert sum(gains) / len(gains) > 0.02
 
 
 def test_on_patients_popularity_alone_scores_high_and_balancing_undoes_it() -> None:
