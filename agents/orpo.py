@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewardzoo.random import Rng
+from rewardzoo.random import SEEDS_APART, Rng, first_row
 from rewardzoo.rewards.base import Spaces, number
 from rewardzoo.rewards.occupancy import DIVERGENCES, OccupancyPenalty
 
@@ -103,8 +103,8 @@ def play_base(
 ) -> Rollout:
     """Steps of a base policy from fresh episodes; the environments are left to be reset."""
     collector = Collector(envs, device)
-    collector.reset(seed + 500_000)
-    rows = torch.arange(envs.num_envs, device=device) + seed
+    collector.reset(first_row(seed) + SEEDS_APART // 2)  # other rows than an agent's of that seed
+    rows = torch.arange(envs.num_envs, device=device) + first_row(seed)
     count = [0]
 
     def act(obs: Any, memory: Tensor, began: Tensor, noise: Tensor) -> tuple[Tensor, ...]:

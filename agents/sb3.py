@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from rewardzoo.checkpoint import CheckpointError
+from rewardzoo.random import first_row
 from rewardzoo.registration import register_agent
 
 from .common.hyperparameters import hyper
@@ -61,7 +62,8 @@ class SB3Agent:
 
     Args:
         env: a vector environment in same-step mode.
-        seed: of the algorithm and the environments.
+        seed: of the algorithm and the environments, below 4,096: row ``i`` of these has the seed
+            ``first_row(seed) + i``.
         device: where it computes.
         policy: Stable-Baselines3's policy class.
         **hyperparameters: of the algorithm's constructor.
@@ -83,7 +85,7 @@ class SB3Agent:
         self.envs = env
         kind = getattr(_sb3(), self.algorithm)
         self.model = kind(
-            policy, _bridge(env), seed=seed, device=device or "cpu", **hyperparameters
+            policy, _bridge(env), seed=first_row(seed), device=device or "cpu", **hyperparameters
         )
 
     @property

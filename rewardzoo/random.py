@@ -25,6 +25,24 @@ _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 
 
+SEEDS_APART = 1 << 20
+
+
+def first_row(seed: int) -> int:
+    """The seed of row 0 of a run's batch, from the run's own.
+
+    Row ``i`` of a batch draws from ``seed + i``. If runs with the seeds 0, 1, 2, … gave these to
+    their batches as they are, they would share nearly all rows, and an interval over seeds would
+    be too narrow. So every run has ``SEEDS_APART`` rows to itself.
+
+    Raises:
+        ValueError: unless the seed is an integer whose rows' seeds fit 64 bits.
+    """
+    if not abs(seed) < 1 << 43:
+        raise ValueError(f"seed={seed}: expected an integer below 2**43")
+    return seed * SEEDS_APART
+
+
 def _signed(x: int) -> int:
     """The int64 with the same 64 bits as ``x`` modulo 2**64."""
     x &= (1 << 64) - 1

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rewardzoo.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from rewardzoo.functional import check_device
-from rewardzoo.random import Rng
+from rewardzoo.random import Rng, first_row
 from rewardzoo.registration import check_env_id
 from rewardzoo.rewards.wrappers import VectorRewardWrapper
 from rewardzoo.transition import Obs, to_numpy, to_torch
@@ -48,7 +48,8 @@ class Agent:
 
     Args:
         env: a Gymnasium vector environment, a single one, or an id.
-        seed: of parameters, actions and environments.
+        seed: of parameters, actions and environments; row ``i`` of these has the seed
+            ``first_row(seed) + i``, so that runs of neighbouring seeds share none.
         device: where it computes; default: the environments' device.
         hyperparameters: by name.
 
@@ -84,7 +85,7 @@ class Agent:
         self.num_timesteps = 0
         self.iteration = 0
         self._started = False
-        self._seeds = torch.arange(self.envs.num_envs, device=self.device) + seed
+        self._seeds = torch.arange(self.envs.num_envs, device=self.device) + first_row(seed)
 
     # ---- what an algorithm writes ------------------------------------------------------------
 
@@ -108,7 +109,7 @@ class Agent:
     def play(self, act: Act) -> tuple[Rollout, EpisodeSums]:
         """``num_steps`` steps of every environment, with the noise of this iteration."""
         if not self._started:
-            self.collector.reset(self.seed)
+            self.collector.reset(first_row(self.seed))
             self._started = True
         rng = Rng(self._seeds, torch.full_like(self._seeds, self.iteration), 0, AGENT_STREAM)
         with torch.no_grad():
@@ -285,7 +286,7 @@ class Agent:
         agent.num_timesteps, agent.iteration = content["num_timesteps"], content["iteration"]
         collector = content.get("collector")
         if collector is not None and collector["memory"].shape[0] == agent.envs.num_envs:
-            agent.collector.reset(agent.seed)
+            agent.collector.reset(first_row(agent.seed))
             agent.collector.load_state_dict(collector)
             agent._started = True
         return agent

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..autoreset import StepTracker
-from ..random import Rng
+from ..random import Rng, first_row
 from ..rewards.occupancy import encoder
 from ..transition import to_numpy, to_torch
 from .occupancy import objective_bound
@@ -71,7 +71,7 @@ class HackingMonitor:
         self._device = torch.device(getattr(envs, "device", None) or "cpu")
         self._encode = encoder(envs.single_observation_space, envs.single_action_space)
         self._last = 0
-        rows = torch.arange(envs.num_envs, device=self._device) + seed
+        rows = torch.arange(envs.num_envs, device=self._device) + first_row(seed)
         draws = iter(range(1, 4 * steps + 1))
 
         def act(obs: Any) -> Tensor:
@@ -131,7 +131,7 @@ class HackingMonitor:
     @torch.no_grad()
     def _play(self, act: Any, steps: int) -> tuple[Array, Array, Array]:
         """Codes of what was acted on (T, N, K) and of what was seen (T, N, L); pay (T, N)."""
-        obs, _ = self.envs.reset(seed=self.seed)
+        obs, _ = self.envs.reset(seed=first_row(self.seed))
         tracker = StepTracker(self.envs, self._device)
         tracker.reset(obs)
         tensors = isinstance(_first(obs), Tensor)
