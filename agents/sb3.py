@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from rewardzoo.checkpoint import CheckpointError
+from rewardzoo.extras import require
 from rewardzoo.random import first_row
 from rewardzoo.registration import register_agent
 
@@ -43,11 +44,7 @@ def _bridge(envs: Any) -> Any:
 
 
 def _sb3() -> Any:
-    try:
-        import stable_baselines3
-    except ImportError as error:
-        raise ImportError('Stable-Baselines3 is missing: pip install "rewardzoo[sb3]"') from error
-    return stable_baselines3
+    return require("stable_baselines3", "sb3")
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Board:
 
     def __init__(self, console: Console, total: int) -> None:
         self._console, self._total = console, total
-        self._failed: list[str] = []
+        self._failed: dict[str, list[Job]] = {}  # by reason
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -73,7 +73,7 @@ class Board:
         self._progress.remove_task(task)
         self._progress.advance(self._all)
         if not job.finished:
-            self._failed.append(f"{job.name}: {error} (see {job.folder}/log.txt)")
+            self._failed.setdefault(error, []).append(job)
             self._console.print(f"failed: {job.name}: {error}", style="red", markup=False)
         elif not self._console.is_terminal:
             self._console.print(f"finished: {job.name}", highlight=False)
@@ -82,11 +82,18 @@ class Board:
         """After all have ended.
 
         Raises:
-            JobsFailed: naming those that failed.
+            JobsFailed: saying each reason once, with the jobs that it stopped.
         """
         if self._failed:
-            count = f"{len(self._failed)} of {self._total}"
-            raise JobsFailed(f"{count} runs failed: {'; '.join(self._failed)}")
+            count = f"{sum(map(len, self._failed.values()))} of {self._total}"
+            reasons = "; ".join(_blame(jobs, error) for error, jobs in self._failed.items())
+            raise JobsFailed(f"{count} runs failed: {reasons}")
+
+
+def _blame(jobs: list[Job], error: str) -> str:
+    names = ", ".join(job.name for job in jobs[:3])
+    more = f" and {len(jobs) - 3} more" if len(jobs) > 3 else ""
+    return f"{names}{more}: {error} (see {jobs[0].folder}/log.txt)"
 
 
 def status(metrics: dict[str, float]) -> str:

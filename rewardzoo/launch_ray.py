@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .board import Board, status
-from .experiment import ExperimentError
+from .extras import require
 from .jobs import Interrupted, Job
 from .launch import attempt
 
@@ -27,12 +27,7 @@ _SECONDS = 0.5  # between two looks at the tasks, and between two words of a tas
 
 def launch(jobs: Sequence[Job], workers: int, board: Board) -> None:
     """Run ``jobs``, at most ``workers`` at a time (0: as many as the cluster has cores)."""
-    try:
-        import ray
-    except ImportError:
-        raise ExperimentError(
-            "launcher='ray': Ray is missing; pip install \"rewardzoo[ray]\""
-        ) from None
+    ray = require("ray", "ray")
     known: dict[str, Any] = {}
     if "RAY_ADDRESS" not in os.environ:
         known = {"num_cpus": workers or None, "include_dashboard": False}

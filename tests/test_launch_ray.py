@@ -103,7 +103,7 @@ def test_lost_workers_are_tried_again_and_failures_named(
     made = jobs("ray_faults", tmp_path, plugin)
     with pytest.raises(JobsFailed, match="4 of 6") as failed:
         run_jobs(made, 0, Console(file=io.StringIO()), "ray")
-    assert "raises, seed 0: ValueError: on purpose" in str(failed.value)
+    assert "raises, seed 0, raises, seed 1: ValueError: on purpose" in str(failed.value)
     assert "dies, seed 1" in str(failed.value)
     done = [job for job in made if job.finished]
     assert [f["objective"] for f in finals(done)] == [0.0, 1.0]

@@ -15,6 +15,7 @@ import torch
 from gymnasium import spaces
 
 from rewardzoo.engines import GymnasiumEngine
+from rewardzoo.extras import require
 from rewardzoo.simulator import SimulatorVectorEnv
 
 _RENDER_MODES = ("rgb_array",)
@@ -328,10 +329,7 @@ class InProcessVector(SimulatorVectorEnv):
 
 def _engine(task: str, **kwargs: Any) -> Any:
     """Gymnasium's environment, without its wrappers."""
-    try:
-        import mujoco
-    except ImportError:
-        raise ImportError(f'{task}: pip install "rewardzoo[mujoco]"') from None
+    mujoco = require("mujoco", "mujoco")
     # Some of Gymnasium's models use what MuJoCo calls deprecated, for which it would write a file
     # into the working folder.
     mujoco.set_mju_user_warning(lambda message: None)

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rewardzoo.extras import require
+
 from .model import CONTROL_HZ, PegInHoleContactParams
 
 COLUMNS = ("t", "fx", "fy", "fz", "tx", "ty", "tz", "label")
@@ -75,7 +77,7 @@ def write_episodes(
     """
     if not episodes:
         raise ValueError("episodes: expected at least one")
-    h5py = _h5py()
+    h5py = require("h5py", "mujoco")
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
@@ -95,7 +97,7 @@ def read_episodes(path: str | Path) -> list[FTEpisode]:
     Raises:
         ValueError: if it is something else.
     """
-    h5py = _h5py()
+    h5py = require("h5py", "mujoco")
     if not Path(path).is_file():
         raise ValueError(f"path={str(path)!r}: there is no such file")
     try:
@@ -269,11 +271,3 @@ def _is_number(word: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _h5py() -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError('h5py is missing: pip install "rewardzoo[mujoco]"') from error
-    return h5py

