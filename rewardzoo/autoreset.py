@@ -28,11 +28,12 @@ class StepTracker:
     device, that no episode began with the step or that no row of it is dead.
 
     Tensors that the environment returns are kept, not copied: it must return new ones each step.
-    NumPy arrays are copied.
+    NumPy arrays that become tensors are copied.
 
     Args:
         envs: the vector environment; its ``metadata["autoreset_mode"]`` says what to expect.
-        device: where transitions live; None leaves NumPy arrays what they are.
+        device: where transitions live; None leaves NumPy arrays what they are, and copies only the
+            observation, which is remembered: the rest of a transition is good until the next step.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class StepTracker:
         if device is None:
             self._take, self._where = copied, np.where
             self._ones, self._episode_step = self._ones.numpy(), self._episode_step.numpy()
-            self._zero, self._one = 0, 1
+            self._zero, self._one = np.asarray(0), np.asarray(1)  # half the time of plain numbers
         else:
             self._take, self._where = functools.partial(to_torch, device=device), torch.where
         self._none = ~self._ones
@@ -99,7 +100,8 @@ class StepTracker:
         take, over, some_over = self._take, self.done, self._some_over
         obs = take(obs)
         reward = self._short(reward)
-        terminated, truncated = take(terminated), take(truncated)
+        if self.device is not None:
+            action, terminated, truncated = take(action), take(terminated), take(truncated)
         self.done = done = terminated | truncated
         valid, next_obs = self._ones, obs
         if self.mode is AutoresetMode.SAME_STEP:
@@ -125,7 +127,7 @@ class StepTracker:
             self.began, self.some_began = self._none, False
         transition = Transition(
             obs=self.obs,
-            action=take(action),
+            action=action,
             next_obs=next_obs,
             reward=reward,
             terminated=terminated,
@@ -207,11 +209,14 @@ def final_obs(obs: Obs, info: dict[str, Any], take: Callable[[Any], Any]) -> Obs
         return last
     mask = np.asarray(info["_final_obs"])
     if isinstance(last, np.ndarray) and last.dtype == object:
-        (rows,) = mask.nonzero()
+        rows = mask.nonzero()[0].tolist()
         return _replace_rows(obs, rows, [last[i] for i in rows])
     if isinstance(last, dict):
         last = {k: v for k, v in last.items() if not k.startswith("_")}
     return select(take(mask), take(last), obs)
+
+
+_MOVED = frozenset({"final_info", "_final_info", "final_obs", "_final_obs"})
 
 
 def final_info(info: dict[str, Any]) -> dict[str, Any]:
@@ -224,10 +229,9 @@ def final_info(info: dict[str, Any]) -> dict[str, Any]:
         return info
     if isinstance(_leaf(last), Tensor):  # ours: dense, over all rows
         return {**info, **last}
-    moved = {"final_info", "_final_info", "final_obs", "_final_obs"}
-    kept = {key: value for key, value in info.items() if key not in moved}
-    if not last and not kept:
+    if not last and info.keys() <= _MOVED:
         return info
+    kept = {key: value for key, value in info.items() if key not in _MOVED}
     return {**info, **_overwrite(kept, last, np.asarray(info["_final_info"]))}
 
 
@@ -254,13 +258,14 @@ def _leaf(x: Any) -> Any:
     return _leaf(x[0]) if isinstance(x, tuple) else x
 
 
-def _replace_rows(obs: Obs, rows: Any, values: list[Any]) -> Obs:
+def _replace_rows(obs: Obs, rows: list[int], values: list[Any]) -> Obs:
+    if type(obs) is np.ndarray:  # first and apart: no other form is met as often
+        out = obs.copy()
+        for i, value in zip(rows, values, strict=True):
+            out[i] = value
+        return out
     if isinstance(obs, dict):
         return {k: _replace_rows(v, rows, [value[k] for value in values]) for k, v in obs.items()}
     if isinstance(obs, tuple):
         return tuple(_replace_rows(v, rows, [u[k] for u in values]) for k, v in enumerate(obs))
-    out = obs.copy() if isinstance(obs, np.ndarray) else obs.cpu().clone()
-    view = out if isinstance(out, np.ndarray) else out.numpy()
-    for i, value in zip(rows, values, strict=True):
-        view[i] = value
-    return out if isinstance(out, np.ndarray) else out.to(obs.device)
+    return torch.from_numpy(_replace_rows(obs.numpy(force=True), rows, values)).to(obs.device)

@@ -55,7 +55,7 @@ class Potential(RewardFunction):
         self.gamma = discount(gamma)
         self.phi: Any = phi if callable(phi) or isinstance(phi, str) else _table(phi)
         self._offer: Callable[[str, float], Any] | None = None
-        self._cache: tuple[Any, tuple[Any, Any]] | None = None
+        self._cache: tuple[Any, Any, Any, tuple[Any, Any]] | None = None
         # (A partial, so that a module is saved once, as ``phi``.)
         self._value = functools.partial(phi) if callable(phi) else self._look_up
 
@@ -86,16 +86,17 @@ class Potential(RewardFunction):
         """Shaping of each row, (N,) float32."""
         now: Any = self._value(t.obs)
         then: Any = self._value(t.next_obs)
-        for value in (now, then):
-            if type(value) is not type(t.terminated) or value.shape != t.terminated.shape:
-                raise RewardError(
-                    f"phi: returned {type(value).__name__} {tuple(getattr(value, 'shape', ()))}, "
-                    f"expected {tuple(t.terminated.shape)}, one number a row, of the "
-                    f"observations' kind, {type(t.terminated).__name__}"
-                )
+        kind, shape = type(t.terminated), t.terminated.shape
+        if type(now) is not kind or type(then) is not kind or not now.shape == then.shape == shape:
+            value = now if type(now) is not kind or now.shape != shape else then
+            raise RewardError(
+                f"phi: returned {type(value).__name__} {tuple(getattr(value, 'shape', ()))}, "
+                f"expected {tuple(shape)}, one number a row, of the observations' kind, "
+                f"{kind.__name__}"
+            )
         zero, discount = self._constants(now)
         # A choice and not a product: an infinite potential of a terminated state is 0 too.
-        if type(now) is not np.ndarray:
+        if kind is not np.ndarray:
             then = torch.where(t.terminated, zero, then)
         elif 1 in t.terminated.tobytes():  # type: ignore[attr-defined]  # dearest where rarest
             then = np.where(t.terminated, zero, then)
@@ -103,12 +104,16 @@ class Potential(RewardFunction):
 
     def _constants(self, like: Any) -> tuple[Any, Any]:
         """0 and gamma as arrays of ``like``'s kind: plain numbers take twice as long."""
-        key = (self.check_gamma(), like.dtype, getattr(like, "device", None))
-        if self._cache is None or self._cache[0] != key:
-            real = like * 1.0  # of whole numbers too, whose own type cannot hold gamma
-            make: Any = np.asarray if type(like) is np.ndarray else real.new_tensor
-            self._cache = (key, (make(0, dtype=like.dtype), make(key[0], dtype=real.dtype)))
-        return self._cache[1]
+        device = getattr(like, "device", None)
+        if self._cache is not None:
+            gamma, dtype, where, found = self._cache
+            if gamma is self.gamma and dtype is like.dtype and where == device:
+                return found
+        real = like * 1.0  # of whole numbers too, whose own type cannot hold gamma
+        make: Any = np.asarray if type(like) is np.ndarray else real.new_tensor
+        found = make(0, dtype=like.dtype), make(self.check_gamma(), dtype=real.dtype)
+        self._cache = self.gamma, like.dtype, device, found
+        return found
 
     def _look_up(self, obs: Obs) -> Tensor:
         value: Tensor = self.phi.index_select(0, obs)
