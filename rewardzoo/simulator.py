@@ -63,8 +63,9 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         engine: makes an ``Engine``: a callable, or ``"module:name"``.
         num_workers: processes, at most N. Default: one for each processor core, the caller's among
             them: it steps its share while the others step theirs, so that there is one less to wake
-            and to wait for. 0: the caller's alone. A simulator that raises, crashes or hangs in the
-            caller's process does so there; any number keeps all worlds out of it.
+            and to wait for. 0: the caller's alone. What a simulator raises in the caller's process
+            is mended as in any other, but one that crashes or hangs there takes the caller along;
+            any number keeps all worlds out of it.
         device: where the tensors live.
         max_episode_steps: truncate after so many steps; None never truncates.
         autoreset_mode: one of Gymnasium's three modes, by value or by name.

@@ -198,23 +198,29 @@ class Worker:
 
 
 class InProcess:
-    """``Worker`` without a process: its engines step in the caller's, and raise there.
+    """``Worker`` without a process: its engines step in the caller's.
 
-    Waking a process and waiting for it takes as long as a few steps of fast worlds.
+    Waking a process and waiting for it takes as long as a few steps of fast worlds. What an engine
+    raises is told as a worker tells it; one that crashes or hangs does so to the caller.
     """
 
     def __init__(self, job: Job) -> None:
         self.job, self.pipe = job, self
         self.name = f"rows {job.rows.start} to {job.rows.stop - 1}"
-        self.rows = _Rows(job)
         self._frames: list[Any] = []
+        self._problem = ""
+        self.start()
+
+    def start(self) -> None:
+        """Make the engines."""
+        self._attempt(self._make)
 
     def send(self, command: Any) -> None:
         """Do it at once; what is no command is the mode in which frames are asked for."""
         if command == STEP:
-            self.rows.step()
+            self._attempt(self.rows.step)
         elif command == RESET:
-            self.rows.reset()
+            self._attempt(self.rows.reset)
         elif isinstance(command, str):
             self._frames = [engine.render(command) for engine in self.rows.engines]
 
@@ -223,19 +229,31 @@ class InProcess:
         return self._frames
 
     def wait(self) -> str:
-        """Nothing to wait for."""
-        return ""
+        """What the last command raised, or nothing."""
+        problem, self._problem = self._problem, ""
+        return problem
 
     def kill(self) -> None:
-        """There is no process."""
-
-    def start(self) -> None:
-        """Make the engines anew."""
-        self.rows = _Rows(self.job)
+        """Leave the engines as they are: they may be broken."""
 
     def stop(self) -> None:
         """Close the engines."""
-        self.rows.close()
+        if hasattr(self, "rows"):
+            self.rows.close()
+
+    def _make(self) -> None:
+        self.rows = _Rows(self.job)
+
+    def _attempt(self, order: Callable[[], None]) -> None:
+        try:
+            order()
+        except Exception:  # whatever an engine raises, as in a process of its own
+            self._problem = _raised()
+
+
+def _raised() -> str:
+    """The exception at hand, as text."""
+    return f"raised\n{traceback.format_exc()[-8000:]}"
 
 
 def _serve(job: Job, go: Any, done: Any, pipe: Any, parent: int) -> None:
@@ -262,7 +280,7 @@ def _serve(job: Job, go: Any, done: Any, pipe: Any, parent: int) -> None:
             done.release()
     except BaseException:
         with contextlib.suppress(OSError):
-            pipe.send(f"raised\n{traceback.format_exc()[-8000:]}")
+            pipe.send(_raised())
         os._exit(1)  # whatever engines would do at exit, they may be broken
 
 

@@ -300,23 +300,32 @@ def test_callers_share_steps_on_when_a_worker_dies(shared: SimulatorVectorEnv) -
     assert shared.step(fine(shared))[1].tolist() == [1.0, 1.0, 3.0, 3.0]
 
 
-def test_engine_in_the_callers_share_raises_there(shared: SimulatorVectorEnv) -> None:
-    with pytest.raises(ZeroDivisionError, match="the world has a hole"):
-        shared.step(fine(shared, r3=Counter.RAISE))
+def test_what_is_raised_in_the_callers_share_is_mended_too(shared: SimulatorVectorEnv) -> None:
+    shared.step(fine(shared))
+    with pytest.warns(UserWarning, match=r"(?s)rows 2 to 3 raised.*the world has a hole"):
+        obs, reward, _, truncated, info = shared.step(fine(shared, r3=Counter.RAISE))
+    assert truncated.tolist() == [False, False, True, True]
+    assert reward.tolist() == [2.0, 2.0, 0.0, 0.0]
+    assert info["final_obs"]["steps"].tolist() == [2, 2, 1, 1]
+    assert obs["steps"].tolist() == [2, 2, 0, 0]
+    assert shared.step(fine(shared))[1].tolist() == [3.0, 3.0, 1.0, 1.0]
+    assert shared.restarts == 1
 
 
-def test_worker_that_fails_at_every_step_ends_the_run_with_its_traceback() -> None:
-    envs = counters()
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_worker_that_fails_at_every_step_ends_the_run_with_its_traceback(num_workers: int) -> None:
+    envs = counters(num_workers=num_workers)
     envs.reset(seed=0)
     with pytest.warns(UserWarning), pytest.raises(WorkerError, match="ZeroDivisionError"):
         for _ in range(5):
             envs.step(fine(envs, r0=Counter.RAISE))
-    assert all(w.process.exitcode is not None for w in envs.workers)
+    assert not num_workers or all(w.process.exitcode is not None for w in envs.workers)
 
 
-def test_engine_that_cannot_be_made_is_reported_at_once() -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_engine_that_cannot_be_made_is_reported_at_once(num_workers: int) -> None:
     with pytest.raises(WorkerError, match="no such simulator"):
-        counters(broken=True)
+        counters(broken=True, num_workers=num_workers)
 
 
 def test_training_goes_on_when_a_worker_dies() -> None:

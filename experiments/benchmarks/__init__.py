@@ -17,12 +17,15 @@ BENCHMARKS = tuple(
 )
 """Every other file here with a function ``run``."""
 
+BY_NAME_ALONE = ("soak",)
+"""Those that last so long that they are run only when they are asked for."""
+
 
 def main(only: str | None = None, out: str | Path | None = None, console: Any = None) -> bool:
     """Run the benchmarks, print a table, write a JSON file.
 
     Args:
-        only: one of ``BENCHMARKS``; None runs all.
+        only: one of ``BENCHMARKS``; None runs all but those of ``BY_NAME_ALONE``.
         out: JSON file with hardware, versions and every reading.
         console: a rich console.
 
@@ -46,7 +49,7 @@ def main(only: str | None = None, out: str | Path | None = None, console: Any = 
         raise ValueError(f"out={str(out)!r}: its folder does not exist; make it first")
     console = console or Console()
     rows = []
-    for name in [only] if only else BENCHMARKS:
+    for name in [only] if only else [x for x in BENCHMARKS if x not in BY_NAME_ALONE]:
         console.print(f"{name} ...", highlight=False)
         module = importlib.import_module(f"{__name__}.{name}")
         rows += module.run(lambda line: console.print(f"  {line}", highlight=False))

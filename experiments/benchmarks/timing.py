@@ -197,4 +197,4 @@ def _number(x: float, unit: str) -> str:
         if x < 1e-3:
             return f"{x * 1e6:.1f} us"
         return f"{x * 1e3:.1f} ms" if x < 1.0 else f"{x:.2f} s"
-    return f"{x:,.0f} {unit}"
+    return f"{x:,.0f} {unit}" if abs(x) >= 10.0 else f"{x:.2g} {unit}"
