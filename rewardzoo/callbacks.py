@@ -1,8 +1,9 @@
-"""Callbacks for ``learn``: evaluate while training, keep the best policy, film it."""
+"""Callbacks for ``learn``: evaluate while training, keep the best policy, film it, save."""
 
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,37 @@ class Evaluation:
             write_gif(
                 frames, self.folder / f"step-{step}.gif", self.film.metadata.get("render_fps", 30)
             )
+
+
+class Saving:
+    """After the first iteration that ends ``seconds`` or more since the last time, save the agent.
+
+    Args:
+        path: of the checkpoint, which is replaced whole or not at all.
+        seconds: between two checkpoints, >= 0.
+
+    Raises:
+        ValueError: for a negative number of seconds.
+
+    Example:
+        >>> import tempfile, gymnasium, rewardzoo
+        >>> from rewardzoo.agents.ppo import PPO
+        >>> envs = gymnasium.make_vec("rewardzoo/CartPole-v0", num_envs=4)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/checkpoint.pt"
+        ...     _ = PPO(envs, num_steps=8).learn(64, callback=Saving(path, seconds=0.0))
+        ...     PPO.load(path, envs).num_timesteps
+        64
+    """
+
+    def __init__(self, path: str | Path, seconds: float = 60.0) -> None:
+        if not seconds >= 0.0:
+            raise ValueError(f"seconds={seconds}: expected a number >= 0")
+        self.path, self.seconds = path, seconds
+        self._last = time.monotonic()
+
+    def __call__(self, agent: Any, metrics: dict[str, float]) -> None:
+        """After an iteration."""
+        if time.monotonic() - self._last >= self.seconds:
+            agent.save(self.path)
+            self._last = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -33,27 +34,47 @@ def save_checkpoint(path: str | Path, kind: str, content: dict[str, Any]) -> Non
 
 
 def load_checkpoint(
-    path: str | Path, kind: str, device: torch.device | str = "cpu"
+    path: str | Path, kind: str | None, device: torch.device | str = "cpu"
 ) -> dict[str, Any]:
-    """Read what ``save_checkpoint`` wrote.
+    """Read what ``save_checkpoint`` wrote; nothing in the file is executed.
+
+    Args:
+        path: of the file.
+        kind: what it must be a checkpoint of; None takes any.
+        device: where its tensors are put.
 
     Raises:
-        CheckpointError: if the file is missing, cut off, or of another kind.
+        CheckpointError: if the file is missing, cut off, of another kind, or holds anything that
+            would have to be executed.
     """
     file = Path(path)
     if not file.is_file():
         raise CheckpointError(f"checkpoint {str(path)!r}: there is no such file")
     try:
         content = torch.load(file, map_location=device, weights_only=True)
-    except Exception as error:
+    except pickle.UnpicklingError as error:
+        # torch says what it refused as "Unsupported global: GLOBAL posix.system was not ...".
+        reason = str(error).partition("GLOBAL ")[2].split(" ")[0]
+        if not reason:
+            raise _unreadable(path, error) from error
         raise CheckpointError(
-            f"checkpoint {str(path)!r}: cannot be read ({type(error).__name__}); it is cut off or "
-            "no checkpoint: use an earlier one"
-        ) from error
+            f"checkpoint {str(path)!r}: it asks for {reason}, which could execute code, so it is "
+            "refused; checkpoints hold tensors, numbers and text only. Delete it unless you know "
+            "where it comes from"
+        ) from None
+    except Exception as error:
+        raise _unreadable(path, error) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint {str(path)!r}: expected format {FORMAT!r}")
-    if content["kind"] != kind:
+    if kind is not None and content["kind"] != kind:
         raise CheckpointError(
             f"checkpoint {str(path)!r}: it is of {content['kind']!r}, expected {kind!r}"
         )
     return content
+
+
+def _unreadable(path: str | Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint {str(path)!r}: cannot be read ({type(error).__name__}); it is cut off or no "
+        "checkpoint: put an earlier one in its place, or delete it to begin anew"
+    )

@@ -23,6 +23,7 @@ from .data.demos_commands import app as demos
 from .llm.commands import app as llm
 from .metrics.commands import compare_rewards
 from .rlhf.commands import app as rlhf
+from .zoo.commands import app as zoo
 
 app = typer.Typer(
     add_completion=False,
@@ -36,6 +37,7 @@ app.add_typer(data, name="data")
 app.add_typer(demos, name="demos")
 app.add_typer(llm, name="llm")
 app.add_typer(rlhf, name="rlhf")
+app.add_typer(zoo, name="zoo")
 console = Console()
 _state: dict[str, Any] = {"debug": False, "plugins": ()}
 
@@ -110,6 +112,9 @@ def train(
         int | None, typer.Option(help="Steps between evaluations; keeps best.pt.", min=1)
     ] = None,
     video: Annotated[bool, typer.Option(help="Film every evaluation into --out/videos.")] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="Folder for the policy: weights, config, scores, card.")
+    ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="Hyperparameter, name=value; repeatable.")
     ] = None,
@@ -119,15 +124,18 @@ def train(
     Example: rewardzoo train --env rewardzoo/CartPole-v0 --set learning_rate=0.0025
     """
     import gymnasium
+    from filelock import FileLock, Timeout
 
-    from .callbacks import Evaluation
+    from .callbacks import Evaluation, Saving
     from .jobs import make_envs
-    from .registration import AGENTS, REWARDS, check_env_id
+    from .registration import AGENTS, check_env_id
     from .settings import parse_settings
+    from .zoo.policies import Recipe, check_savable, save_policy, score
 
     kind = AGENTS[agent]
     check_env_id(env)
-    _ = list(REWARDS)
+    if save is not None:
+        check_savable(kind)
     folder = out or Path("runs") / "train" / env.replace("/", "-")
     envs = make_envs(env, reward, num_envs, device)
     checkpoint = folder / "checkpoint.pt"
@@ -135,12 +143,23 @@ def train(
         learner = kind.load(checkpoint, env=envs)
     else:
         learner = kind(envs, seed=seed, **parse_settings(setting))
-    _writable(folder)
+    for each in (folder, save):
+        if each is not None:
+            _writable(each)
+    lock = FileLock(folder / ".lock")  # the system frees it when its process ends, however
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"--out {folder}: another training is using it; wait for it, or use another folder"
+        ) from None
+    saving = Saving(checkpoint)
     evaluation = None
     if video and eval_every is None:
         raise ValueError("--video: films evaluations; say how often with --eval-every")
     if eval_every is not None:
         fresh = make_envs(env, reward, min(num_envs, 64), device)
+        fresh.reward_function.match_gamma(learner.gamma)
         best, to_beat = folder / "best.pt", -math.inf
         if resume and best.is_file():
             scores = kind.load(best, env=fresh).evaluate(fresh, 20)
@@ -149,10 +168,16 @@ def train(
         evaluation = Evaluation(
             fresh, eval_every, 20, to_beat, best=best, film=film, folder=folder / "videos"
         )
+
+    def after_iteration(agent: Any, metrics: dict[str, float]) -> None:
+        if evaluation is not None:
+            evaluation(agent, metrics)
+        saving(agent, metrics)
+
     try:
         learner.learn(
             max(0, steps - learner.num_timesteps),
-            callback=evaluation,
+            callback=after_iteration,
             reset_num_timesteps=False,
             progress_bar=console.is_terminal,
             log_dir=folder,
@@ -162,9 +187,13 @@ def train(
         console.print(f"stopped; saved {checkpoint}. Go on with the same command and --resume")
         raise typer.Exit(130) from None
     learner.save(checkpoint)
-    scores = learner.evaluate(make_envs(env, reward, min(num_envs, 64), device), 100)
+    recipe = Recipe(env, reward, agent, steps, num_envs, learner.seed)
+    scores = score(learner, recipe)
     text = "  ".join(f"{k} {float(v.mean()):.3f}" for k, v in scores.items())
     console.print(f"{text}  (mean of 100 episodes)\nsaved {checkpoint}")
+    if save is not None:
+        save_policy(save, learner, recipe, scores)
+        console.print(f"saved {save}, a policy with its card")
 
 
 @app.command()
@@ -286,7 +315,12 @@ def report(
 @app.command()
 def play(
     env: Annotated[str, typer.Argument(help="Environment id.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Policy; default: random.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Of any agent, or a policy's folder; default: random.")
+    ] = None,
+    reward: Annotated[
+        str, typer.Option(help="For agents that refuse another reward than their own.")
+    ] = "objective",
     out: Annotated[Path | None, typer.Option(help="GIF to write; default: text.")] = None,
     steps: Annotated[int, typer.Option(help="At most so many.", min=1)] = 200,
     seed: Annotated[int, typer.Option(help="Of the episode.")] = 0,
@@ -294,9 +328,11 @@ def play(
     """Watch one episode, in the terminal or as a GIF."""
     from .registration import check_env_id
     from .video import record_episode
+    from .zoo.policies import load_agent
 
     check_env_id(env)
-    frames = record_episode(env, checkpoint, steps, seed, gif=out)
+    policy = None if checkpoint is None else load_agent(checkpoint, env, reward)
+    frames = record_episode(env, policy, steps, seed, gif=out)
     if out is None:
         for frame in frames:
             console.print(frame, markup=False, highlight=False)

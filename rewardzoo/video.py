@@ -7,26 +7,22 @@ from typing import Any
 
 import gymnasium
 
-from .registration import AGENTS
-
 
 def record_episode(
     env_id: str,
-    checkpoint: str | Path | None = None,
+    policy: Any = None,
     max_steps: int = 200,
     seed: int = 0,
     gif: str | Path | None = None,
-    agent: str = "ppo",
 ) -> list[Any]:
     """Play one episode and return its frames.
 
     Args:
         env_id: environment id.
-        checkpoint: of the policy; None acts at random.
+        policy: with ``predict``; None acts at random.
         max_steps: stop after so many.
         seed: of the episode.
         gif: where to write frames as an animation; None gives text frames.
-        agent: whose checkpoint it is.
 
     Returns:
         Frames, (H, W, 3) uint8 each, or strings.
@@ -36,9 +32,6 @@ def record_episode(
     """
     mode = "ansi" if gif is None else "rgb_array"
     env: Any = gymnasium.make(env_id, render_mode=mode)
-    policy = None
-    if checkpoint is not None:
-        policy = AGENTS[agent].load(checkpoint, env=gymnasium.make_vec(env_id, num_envs=1))
     frames = play(env, policy, max_steps, seed)
     env.close()
     if gif is not None:

@@ -6,7 +6,7 @@ import ast
 import inspect
 from typing import Any
 
-from ..registration import REWARDS, UnknownNameError, nearest, unknown
+from ..registration import EXPERIMENTS, REWARDS, UnknownNameError, nearest, unknown
 from .base import RewardFunction
 
 
@@ -83,6 +83,8 @@ def _combine(node: ast.BinOp, left: Any, right: Any) -> Any:
 def _make(
     name: str, args: list[ast.expr], keywords: list[ast.keyword], node: ast.expr, text: str
 ) -> RewardFunction:
+    if name not in REWARDS:
+        _ = list(EXPERIMENTS)  # an experiment may bring its own
     if name not in REWARDS:
         raise UnknownNameError(unknown("reward function", name, REWARDS))
     make = REWARDS[name]
