@@ -19,6 +19,7 @@ from rewardzoo.rewards import Potential, RewardFunction, VectorRewardWrapper, en
 from rewardzoo.rewards.alignment import AlignmentReward
 from rewardzoo.rewards.base import Spaces
 from rewardzoo.rewards.heuristics import (
+    ActionCost,
     MazeGoalDistance,
     MazeLure,
     PoleRule,
@@ -83,21 +84,26 @@ class Task:
 
     Args:
         env: id.
-        optimum: of the objective's sum over an episode.
+        optimum: of the objective's sum over an episode; None where it is not known: then shares are
+            of what the same learner reaches, in the mean, on the primary reward alone.
         advice: good and bad.
         potential: over states, of the same spirit.
         episodes: of a run, by budget.
         barfi: hyperparameters, chosen on tuning seeds.
         fixed: the same of REINFORCE on rewards that are not learned.
+        options: of the environment.
+        alignment: of the reward that is learned.
     """
 
     env: str
-    optimum: float
+    optimum: float | None
     advice: dict[str, Advice]
     potential: dict[str, Callable[[Tensor], Tensor]]
     episodes: dict[str, int]
     barfi: dict[str, Any] = field(default_factory=dict)
     fixed: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    alignment: dict[str, Any] = field(default_factory=dict)
 
 
 TASKS = {
@@ -150,6 +156,36 @@ TASKS = {
         },
         fixed={"learning_rate": 5e-3},
     ),
+    "half cheetah": Task(
+        env="rewardzoo/AlignmentHalfCheetah-v0",
+        optimum=None,
+        advice={GOOD: lambda: ActionCost(1.0), BAD: lambda: ActionCost(4.0)},
+        potential={
+            GOOD: lambda obs: obs[:, 8],  # the speed forward
+            BAD: lambda obs: -10.0 * obs[:, 8].abs(),
+        },
+        episodes={"smoke": 6, "quick": 600, "full": 10_000},
+        barfi={
+            "learning_rate": 1e-3,
+            "reward_learning_rate": 2.5e-3,
+            "features": "plain",
+            "std": 0.3,
+            "ent_coef": 0.0,
+            "num_steps": 100,
+            "first": 60,
+            "buffer": 300,
+            "outer_episodes": 3,
+        },
+        fixed={
+            "learning_rate": 1e-3,
+            "features": "plain",
+            "std": 0.3,
+            "ent_coef": 0.0,
+            "num_steps": 100,
+        },
+        options={"max_episode_steps": 100, "num_workers": 0},
+        alignment={"parametrisation": "scalar", "learn_primary": False, "learn_gamma": False},
+    ),
 }
 
 
@@ -180,6 +216,7 @@ def learned(task: Task, seeds: Sequence[int], rounds: int) -> dict[str, dict[str
         Blocks(*(make() for make, _, _ in arms.values())),
         init=[init for _, init, _ in arms.values() for _ in seeds],
         order=task.barfi.get("order", 3),
+        **task.alignment,
         runs=len(arms) * len(seeds),
     )
     agent = BARFI(
@@ -213,7 +250,8 @@ def fixed(task: Task, seeds: Sequence[int], rounds: int) -> dict[str, dict[str, 
 
 
 def _envs(task: Task, runs: int, reward: RewardFunction) -> VectorRewardWrapper:
-    return VectorRewardWrapper(gymnasium.make_vec(task.env, num_envs=runs * EPISODES), reward)
+    envs = gymnasium.make_vec(task.env, num_envs=runs * EPISODES, **task.options)
+    return VectorRewardWrapper(envs, reward)
 
 
 def _train(agent: Reinforce, rounds: int, also: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:

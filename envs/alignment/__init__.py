@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rewardzoo.registration import register_env
+from rewardzoo.registration import register_env, register_simulator
 
 _HERE = "rewardzoo.envs.alignment"
 
@@ -14,4 +14,10 @@ register_env(
 )
 register_env(
     "rewardzoo/AlignmentCartPole-v0", f"{_HERE}.classic:AlignmentCartPole", max_episode_steps=500
+)
+register_simulator(
+    "rewardzoo/AlignmentHalfCheetah-v0",
+    f"{_HERE}.half_cheetah:AlignmentHalfCheetah",
+    f"{_HERE}.half_cheetah:AlignmentHalfCheetahVector",
+    max_episode_steps=1000,
 )

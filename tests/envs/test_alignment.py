@@ -12,7 +12,9 @@ from rewardzoo.envs.alignment.maze import AlignmentMaze
 from rewardzoo.jobs import make_envs
 from rewardzoo.testing import check_vector_env
 
-MAZE, CAR, POLE = (f"rewardzoo/Alignment{name}-v0" for name in ("Maze", "MountainCar", "CartPole"))
+MAZE, CAR, POLE, CHEETAH = (
+    f"rewardzoo/Alignment{name}-v0" for name in ("Maze", "MountainCar", "CartPole", "HalfCheetah")
+)
 
 
 def first_returns(envs: Any, policy: Any, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,10 +30,12 @@ def first_returns(envs: Any, policy: Any, steps: int) -> tuple[torch.Tensor, tor
     return sums[0], sums[1]
 
 
-@pytest.mark.parametrize("id", [MAZE, CAR, POLE])
+@pytest.mark.parametrize("id", [MAZE, CAR, POLE, CHEETAH])
 def test_conforms_and_draws_itself(id: str) -> None:
     report = check_vector_env(id)
-    assert report.objective and report.saves
+    assert report.objective and report.saves == (
+        id != CHEETAH
+    )  # MuJoCo's many save in process only
     env = gymnasium.make(id, render_mode="rgb_array")
     env.reset(seed=0)
     assert env.render().std() > 0
@@ -132,3 +136,15 @@ def test_the_pole_rule_balances_and_its_opposite_does_not() -> None:
 def test_bad_parameters_are_named(params: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AlignmentMaze(**params)
+
+
+def test_the_half_cheetah_is_paid_for_speed_and_advice_charges_its_effort() -> None:
+    action = torch.tensor([[1.0, -1.0, 0.5, 0.0, 0.0, 0.0], [0.0] * 6])
+    envs = make_envs(CHEETAH, "objective + action_cost(weight=4.0)", num_envs=2, num_workers=0)
+    envs.reset(seed=0)
+    _, reward, *_, info = envs.step(action)
+    torch.testing.assert_close(reward, info["objective"] - 4.0 * action.square().sum(1))
+    env = gymnasium.make(CHEETAH)
+    env.reset(seed=0)
+    _, single, *_, said = env.step(action[0].numpy())
+    assert single == said["x_velocity"] == pytest.approx(info["objective"][0].item(), rel=1e-5)
