@@ -197,6 +197,14 @@ class StepTracker:
         return 1 in (mask if self.device is None else mask.numpy()).tobytes()
 
 
+def parse_autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    """An AutoresetMode from itself, its name (``"SAME_STEP"``) or its value (``"SameStep"``)."""
+    for known in AutoresetMode:
+        if mode is known or mode in (known.name, known.value, known.name.lower()):
+            return known
+    raise ValueError(f"autoreset_mode={mode!r}: expected one of {[m.name for m in AutoresetMode]}")
+
+
 def final_obs(obs: Obs, info: dict[str, Any], take: Callable[[Any], Any]) -> Obs:
     """The true successors under same-step autoreset: ``obs`` with the ended rows' last ones.
 

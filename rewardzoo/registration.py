@@ -103,8 +103,8 @@ def register_env(
     _enter(
         id,
         max_episode_steps,
-        "rewardzoo.functional:FunctionalEnv",
-        "rewardzoo.functional:FunctionalVectorEnv",
+        "rewardzoo.functional_single:FunctionalEnv",
+        "rewardzoo.functional_vector:FunctionalVectorEnv",
         {"dynamics": dynamics, **kwargs},
     )
 

@@ -18,8 +18,9 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .autoreset import parse_autoreset_mode
 from .engines import Engine, load
-from .functional import check_device, parse_autoreset_mode
+from .functional import check_device
 from .mirror import Copy, Mirror
 from .transition import to_numpy
 from .workers import (

@@ -11,7 +11,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from rewardzoo.autoreset import StepTracker, final_obs
-from rewardzoo.functional import FunctionalVectorEnv
+from rewardzoo.functional_vector import FunctionalVectorEnv
 from rewardzoo.registration import functional_ids
 from rewardzoo.testing.scripted import ScriptedEnv, ScriptedFunc, scripted_envs
 from rewardzoo.transition import Transition, to_torch

@@ -13,7 +13,8 @@ import torch
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode
 
-from rewardzoo.functional import FuncEnv, FunctionalVectorEnv
+from rewardzoo.functional import FuncEnv
+from rewardzoo.functional_vector import FunctionalVectorEnv
 from rewardzoo.registration import functional_ids
 from rewardzoo.testing import first_observation
 from rewardzoo.testing.scripted import ScriptedFunc

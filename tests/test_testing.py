@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode
 from torch import nn
 
 from rewardzoo import RewardFunction
-from rewardzoo.functional import FunctionalVectorEnv
+from rewardzoo.functional_vector import FunctionalVectorEnv
 from rewardzoo.rewards import Potential, env_reward
 from rewardzoo.testing import check_reward, check_vector_env
 from rewardzoo.testing.scripted import ScriptedEnv, ScriptedFunc, scripted_envs

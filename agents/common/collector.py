@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from rewardzoo.autoreset import StepTracker
 from rewardzoo.compiled import Loop, Tensors
-from rewardzoo.functional import FunctionalVectorEnv
+from rewardzoo.functional_vector import FunctionalVectorEnv
 from rewardzoo.transition import Obs, to_numpy
 
 from . import trees

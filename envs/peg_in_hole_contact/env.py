@@ -13,7 +13,8 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from rewardzoo.functional import box, check_device, parse_autoreset_mode
+from rewardzoo.autoreset import parse_autoreset_mode
+from rewardzoo.functional import box, check_device
 from rewardzoo.transition import to_numpy
 
 from .model import CONTROL_HZ, PegInHoleContactParams

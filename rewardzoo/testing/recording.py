@@ -36,7 +36,7 @@ def make_envs(
         return env(num_envs=num_envs, autoreset_mode=autoreset_mode)
     check_env_id(env)
     kwargs: dict[str, Any] = {"max_episode_steps": max_episode_steps} if max_episode_steps else {}
-    if gymnasium.spec(env).vector_entry_point == "rewardzoo.functional:FunctionalVectorEnv":
+    if "dynamics" in gymnasium.spec(env).kwargs:  # batched by nature
         return gymnasium.make_vec(env, num_envs, autoreset_mode=autoreset_mode, **kwargs)
     makers = [lambda: gymnasium.make(env, **kwargs)] * num_envs
     return SyncVectorEnv(makers, autoreset_mode=autoreset_mode)

@@ -16,7 +16,7 @@ from rewardzoo.agents.common.episodes import EpisodeBuffer, Episodes
 from rewardzoo.agents.common.implicit import hypergradient
 from rewardzoo.agents.reinforce import Reinforce
 from rewardzoo.envs.alignment.maze import AlignmentMaze
-from rewardzoo.functional import FunctionalVectorEnv
+from rewardzoo.functional_vector import FunctionalVectorEnv
 from rewardzoo.jobs import make_envs
 from rewardzoo.random import Rng
 from rewardzoo.rewards import Potential, RewardFunction, VectorRewardWrapper, env_reward

@@ -13,7 +13,8 @@ from gymnasium import spaces
 import rewardzoo  # noqa: F401
 from rewardzoo.agents.gail import GAIL
 from rewardzoo.agents.ppo import PPO
-from rewardzoo.functional import FuncEnv, FunctionalVectorEnv
+from rewardzoo.functional import FuncEnv
+from rewardzoo.functional_vector import FunctionalVectorEnv
 from rewardzoo.rewards import Novelty
 from rewardzoo.rewards.adversarial import AdversarialReward
 from rewardzoo.rewards.wrappers import VectorRewardWrapper

@@ -19,7 +19,8 @@ from rewardzoo.agents.common.advantages import gae
 from rewardzoo.agents.ppo import PPO
 from rewardzoo.agents.tabular import expected_return, mdp_of
 from rewardzoo.checkpoint import CheckpointError
-from rewardzoo.functional import FuncEnv, FunctionalVectorEnv
+from rewardzoo.functional import FuncEnv
+from rewardzoo.functional_vector import FunctionalVectorEnv
 from rewardzoo.metrics.statistics import iqm
 from rewardzoo.random import Rng
 from rewardzoo.rewards.base import RewardFunction

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rewardzoo import Transition
-from rewardzoo.functional import FunctionalVectorEnv
+from rewardzoo.functional_vector import FunctionalVectorEnv
 from rewardzoo.llm import Judge
 from rewardzoo.rewards import (
     RewardSyntaxError,

@@ -12,7 +12,7 @@ import torch
 
 from rewardzoo import Transition
 from rewardzoo.agents.ppo import PPO
-from rewardzoo.functional import FunctionalVectorEnv
+from rewardzoo.functional_vector import FunctionalVectorEnv
 from rewardzoo.llm import PAIR, Judge, PairJudge, RandomJudge, RuleJudge, TableJudge
 from rewardzoo.rewards import Spaces, VectorRewardWrapper, env_reward, make_reward
 from rewardzoo.rewards.captions import EpisodeCounts, decode, encode

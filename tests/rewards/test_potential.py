@@ -9,7 +9,8 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from rewardzoo import RewardFunction, RewardWrapper, Transition, VectorRewardWrapper
-from rewardzoo.functional import FunctionalEnv, FunctionalVectorEnv
+from rewardzoo.functional_single import FunctionalEnv
+from rewardzoo.functional_vector import FunctionalVectorEnv
 from rewardzoo.rewards import Potential, RewardError, env_reward, make_reward
 from rewardzoo.testing.scripted import ScriptedEnv, ScriptedFunc, scripted_envs
 

@@ -10,7 +10,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from rewardzoo import RewardFunction, RewardWrapper, VectorRewardWrapper
 from rewardzoo.autoreset import StepTracker
-from rewardzoo.functional import FunctionalEnv, FunctionalVectorEnv
+from rewardzoo.functional_single import FunctionalEnv
+from rewardzoo.functional_vector import FunctionalVectorEnv
 from rewardzoo.rewards import (
     AppendRewardState,
     Clip,
