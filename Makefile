@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart test test-slow docs bench lint clean
+.PHONY: help quickstart test test-slow docs docs-check bench lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -15,10 +15,11 @@ help:  ## list the targets
 
 .venv/dev: .venv/base
 	$(PIP) -e ".[dev,nethack,mujoco,pettingzoo,llm,rlhf,ray]"
+	$(PIP) --no-deps simglucose  # whose patients ours are compared with; it asks for a gym of 2017
 	touch $@
 
 .venv/docs: .venv/base
-	$(PIP) -e ".[docs,nethack,mujoco]"
+	$(PIP) -e ".[docs,nethack,mujoco,sb3]"
 	touch $@
 
 .venv/bench: .venv/base
@@ -36,7 +37,10 @@ test-slow: .venv/dev  ## the long tests
 
 docs: .venv/docs  ## build the site into site/
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-check: docs  ## open every page in a headless browser (chromium)
+	$(BIN)/python docs/check_site.py
 
 bench: .venv/bench  ## speed, as ratios to peers in the same run
 	$(BIN)/rewardzoo bench

@@ -1,29 +1,155 @@
-"""Every code block of the README and the tutorials runs, and every environment has a card."""
+"""Every block of the README, the guides and the tutorials runs; every page is made; links lead on."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import io
+import json
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
+import typer
 
-from rewardzoo.registration import AGENTS, EXPERIMENTS, REWARDS, env_ids
+from rewardzoo.cli import app
+from rewardzoo.registration import AGENTS, EXPERIMENTS, REWARDS, check_env_id, env_ids
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
+DOCS = ROOT / "docs"
+TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", DOCS / "index.md", *TUTORIALS]
+BUDGET = re.compile(r"^(STEPS|UPDATES) = ([\d_]+)|^SEEDS = (\(.*\))", re.MULTILINE)
+
+
+@pytest.fixture
+def registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a page registers is forgotten after it."""
+    _ = list(REWARDS), list(AGENTS), list(EXPERIMENTS)  # an experiment may bring rewards
+    for registry in (REWARDS, AGENTS, EXPERIMENTS):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+
+
+@pytest.fixture
+def docs(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Imports a file of docs/ by its name."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    return importlib.import_module
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The generated pages, with nothing played and no tutorial executed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DOCS))
+        generate, gallery = (importlib.import_module(n) for n in ("generate", "gallery"))
+        out = tmp_path_factory.mktemp("docs") / "generated"
+        patch.setattr(generate, "OUT", out)
+        patch.setattr(gallery, "film_of", lambda film: b"GIF89a")
+        generate.main(slow=False)
+        gallery.write_gallery(out)
+        yield out
+
+
+# ---- blocks --------------------------------------------------------------------------------------
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    found = re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [BUDGET.sub(smaller, block) for block in found]
+
+
+def smaller(line: re.Match[str]) -> str:
+    """A tutorial's budget, for the tests; it is spent in full when the site is built."""
+    return f"{line[1]} = {int(line[2]) // 6}" if line[1] else "SEEDS = (0,)"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
-def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_blocks_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registries: None
+) -> None:
+    from matplotlib import pyplot as plt
+
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(REWARDS, "_entries", dict(REWARDS._entries))
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    assert blocks
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
     namespace: dict[str, Any] = {"__name__": "example"}
-    for block in blocks:
+    assert blocks(page, "python")
+    for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), namespace)
+    for name in [name for name in namespace if name.startswith("test_")]:
+        namespace[name]()
+
+
+def commands() -> list[tuple[Path, str]]:
+    """Every line of a shell block that starts a program of ours, in any page."""
+    lines = []
+    for page in [*PAGES, DOCS / "choosing.md"]:
+        spans = re.findall(r"`(rewardzoo (?:run|compare-rewards|report) [^`]*)`", page.read_text())
+        shell = "\n".join(blocks(page, "bash") + blocks(page, "console"))
+        lines += [(page, line) for line in [*shell.splitlines(), *spans]]
+    return [(page, line) for page, line in lines if line.startswith(("rewardzoo ", "make "))]
+
+
+def parsed(args: list[str]) -> tuple[str, dict[str, Any]]:
+    """The command and its options, as the command line would read them; raises where it would."""
+    command: Any = typer.main.get_command(app)
+    context = None
+    name = "rewardzoo"
+    while True:
+        context = command.make_context(name, list(args), parent=context)
+        if not hasattr(command, "resolve_command"):
+            return name, context.params
+        rest = [*getattr(context, "_protected_args", ()), *context.args]
+        name, command, args = command.resolve_command(context, rest)
+
+
+@pytest.mark.parametrize(("page", "line"), commands(), ids=lambda x: str(getattr(x, "stem", x)))
+def test_commands_are_understood(page: Path, line: str, registries: None) -> None:
+    program, *args = shlex.split(line.replace("…", ""), comments=True)
+    if program == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(args) <= set(targets)
+        return
+    if "NAME" in args or "PATH" in args or "DIR" in args:
+        return  # a pattern, not a command
+    try:
+        name, options = parsed(args)
+    except (typer.Exit, SystemExit) as stop:  # --help
+        assert not getattr(stop, "exit_code", getattr(stop, "code", 0))
+        return
+    if name == "run" and options["experiment"]:
+        assert options["experiment"] in EXPERIMENTS
+    if options.get("env"):
+        check_env_id(options["env"])
+
+
+def test_the_command_line_of_a_page_can_be_wrong() -> None:
+    for line in (["trian"], ["train", "--envs", "x"], ["run", "quickstart", "--seeds", "many"]):
+        with pytest.raises(Exception, match="(?i)no such|valid"):
+            parsed(line)
+
+
+def test_the_readmes_own_reward_function_is_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registries: None
+) -> None:
+    from typer.testing import CliRunner
+
+    text = (ROOT / "README.md").read_text()
+    file, source = re.search(
+        r"Save this as `(\S+)`:\n\n```python\n(.*?)```", text, re.DOTALL
+    ).groups()
+    (tmp_path / file).write_text(source)
+    monkeypatch.chdir(tmp_path)
+    (line,) = [
+        x for b in blocks(ROOT / "README.md", "bash") for x in b.splitlines() if " train " in x
+    ]
+    args = [*shlex.split(line)[1:], "--steps", "64", "--num-envs", "4"]
+    done = CliRunner().invoke(app, args, catch_exceptions=False)
+    assert done.exit_code == 0 and "saved" in done.output
 
 
 def test_a_reward_function_takes_under_25_lines_of_the_readme() -> None:
@@ -31,28 +157,268 @@ def test_a_reward_function_takes_under_25_lines_of_the_readme() -> None:
     assert len(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1].splitlines()) < 25
 
 
-def test_every_environment_has_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
-    monkeypatch.setattr(generate, "OUT", tmp_path / "generated")
-    generate.main()
+# ---- pages ---------------------------------------------------------------------------------------
+
+
+def test_every_environment_has_a_card(generated: Path, docs: Any) -> None:
+    gallery = docs("gallery")
     for id in env_ids():
-        text = (tmp_path / "generated" / f"{generate.page_of(id)}.md").read_text()
+        text = (generated / f"{gallery.page_of(id)}.md").read_text()
         assert id in text and "## Objective" in text and "## Paper" in text
-    index = (tmp_path / "generated" / "environments.md").read_text()
+    index = (generated / "environments.md").read_text()
     assert "NetHack and MiniHack: sparse rewards" in index and "|  |" not in index
-    rewards = (tmp_path / "generated" / "rewards.md").read_text()
+
+
+def test_every_environment_that_can_be_drawn_plays_in_the_gallery(
+    generated: Path, docs: Any
+) -> None:
+    text = (generated / "gallery.md").read_text()
+    for page, ids in docs("gallery").pages().items():
+        modes = gymnasium.make(ids[0]).unwrapped.metadata["render_modes"]
+        if "rgb_array" in modes:
+            assert re.search(rf"\]\(film-[^)]*\.gif\)\]\({page}\.md\)", text), page
+        else:
+            assert f"### [{page}]({page}.md)" in text
+
+
+def test_a_reward_function_shows_its_arguments_and_examples(generated: Path) -> None:
+    rewards = (generated / "rewards.md").read_text()
     assert "falling_sofa" in rewards and "- `high`: greatest reward." in rewards
     assert "`delay(inner: RewardFunction, k: int)`" in rewards
+    assert "```pycon\n>>> import torch\n" in rewards
+    outside = re.sub(r"^```.*?^```", "", rewards, flags=re.MULTILINE | re.DOTALL)
+    assert ">>>" not in outside
+
+
+def test_every_module_is_in_the_reference_and_every_paper_can_be_cited(generated: Path) -> None:
+    pages = "".join(path.read_text() for path in (generated / "api").glob("*.md"))
+    for module in (
+        "transition",
+        "rewards.base",
+        "agents.ppo",
+        "envs.sepsis.dynamics",
+        "rlhf.losses",
+    ):
+        assert f"::: rewardzoo.{module}\n" in pages
+    cite = (generated / "cite.md").read_text()
+    assert "@software{rewardzoo," in cite and "Ng, Harada, Russell (1999)" in cite
+    assert "Schulman et al. 2017" in cite  # PPO's, from its module
+    for name in EXPERIMENTS:
+        assert f"(experiments.md#{name})" in cite
+
+
+def test_links_lead_to_pages_and_headings(generated: Path, docs: Any) -> None:
+    pages = [*PAGES, DOCS / "choosing.md", *generated.rglob("*.md")]
+    wrong = [
+        f"{page.name}: {link}"
+        for page in pages
+        for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text()))
+        if not leads_somewhere(page, link, generated)
+    ]
+    assert not wrong
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```|`[^`\n]+`", "``", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def leads_somewhere(page: Path, link: str, generated: Path) -> bool:
+    if re.match(r"[a-z]+:", link):
+        return True
+    path, _, anchor = link.partition("#")
+    target = page if not path else place(page, path, generated)
+    if not target.is_file():
+        return False
+    if not anchor or target.suffix != ".md":
+        return True
+    if anchor.startswith("rewardzoo."):  # written by mkdocstrings when the site is built
+        modules = re.findall(r"^::: (\S+)", target.read_text(), re.MULTILINE)
+        return any(anchor == m or anchor.startswith(f"{m}.") for m in modules)
+    text = target.read_text()
+    headings = re.findall(r"^#+ (.*?)(?: \{ #(\S+) \})?$", text, re.MULTILINE)
+    slugs = {given or re.sub(r"[^\w]+", "-", title.lower()).strip("-") for title, given in headings}
+    return anchor in slugs
+
+
+def place(page: Path, path: str, generated: Path) -> Path:
+    """The file of a relative link, the generated pages standing in for those of docs/."""
+    here = DOCS / "generated" / page.relative_to(generated) if generated in page.parents else page
+    target = Path(*(here.parent / path).parts).resolve()
+    if (DOCS / "generated" / "tutorials") in target.parents:
+        return DOCS / "tutorials" / target.name
+    if (DOCS / "generated") in target.parents:
+        return generated / target.relative_to(DOCS / "generated")
+    return target
+
+
+def test_a_broken_link_is_found(generated: Path) -> None:
+    page = DOCS / "choosing.md"
+    assert leads_somewhere(page, "generated/rewards.md#potential", generated)
+    for link in ("generated/nowhere.md", "generated/rewards.md#potentail", "nowhere.md"):
+        assert not leads_somewhere(page, link, generated)
+
+
+def test_the_browsers_check_finds_links_to_nowhere(tmp_path: Path, docs: Any) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("index.html", "a/index.html"):
+        (tmp_path / name).touch()
+    here = "http://127.0.0.1:1"
+    good = [f"{here}/", f"{here}/a/#there", "https://example.org/", f"{here}/#top"]
+    bad = [f"{here}/b/", f"{here}/a/#gone"]
+    seen = {
+        "index.html": {"ids": ["top"], "links": good + bad},
+        "a/index.html": {"ids": ["there"], "links": []},
+    }
+    found = docs("check_site").broken_links(tmp_path, here, seen)
+    assert found == [
+        f"index.html: no such anchor: {here}/a/#gone",
+        f"index.html: link to nowhere: {here}/b/",
+    ]
 
 
 def test_the_guide_names_what_exists() -> None:
-    rows = re.findall(
-        r"^\|(.*?)\|(.*?)\|(.*?)\|$", (ROOT / "docs" / "choosing.md").read_text(), re.M
-    )
-    used = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row[1])}
-    assert used <= {*REWARDS, *AGENTS, "orpo"}
+    import rewardzoo.rewards
+
+    rows = re.findall(r"^\|(.*?)\|(.*?)\|(.*?)\|$", (DOCS / "choosing.md").read_text(), re.M)
+    used = {name for row in rows for name in re.findall(r"`([a-z_0-9]+)`", row[1])}
+    assert used <= {*REWARDS, *AGENTS, "ent_coef"}
+    classes = {name for row in rows for name in re.findall(r"`([A-Z][A-Za-z]+)`", "".join(row))}
+    assert len(classes) >= 4 and all(hasattr(rewardzoo.rewards, name) for name in classes)
     watched = {name for row in rows for name in re.findall(r"`([a-z]+_[a-z_]+)`", row[2])}
-    assert watched <= set(EXPERIMENTS) and len(watched) >= 3
-    assert len(rows) > 12
+    assert watched <= {*EXPERIMENTS, *REWARDS} and len(watched & set(EXPERIMENTS)) >= 10
+    assert len(rows) > 25
+
+
+# ---- films, tutorials, speed ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("page", "least"),
+    [
+        ("GridWorld-v0", 1.0),
+        ("AlignmentMaze-v0", 98.0),  # 15.3 at random
+        ("CartPole-v0", 300.0),  # all steps of a film
+        ("Pendulum-v0", -400.0),  # -1228 at random
+        ("SubmodularCar-v0", 15.0),
+        ("TomatoWatering-v0", 8.0),  # 5.49 at random, 9.74 at best
+        ("PegInHole-v0", -60.0),
+    ],
+)
+def test_whoever_plays_in_the_gallery_knows_how(page: str, least: float, docs: Any) -> None:
+    gallery, players = docs("gallery"), docs("players")
+    (film,) = players.films(page, f"rewardzoo/{page}")
+    env: Any = gymnasium.make(film.id, **film.arguments)
+    obs, _ = env.reset(seed=film.seed)
+    act, total = film.player(env.unwrapped), 0.0
+    for _ in range(gallery.STEPS):
+        obs, reward, terminated, truncated, _ = env.step(act(obs))
+        total += float(reward)
+        if terminated or truncated:
+            break
+    assert total >= least
+
+
+def test_every_player_is_of_a_page(docs: Any) -> None:
+    assert set(docs("players").FILMS) <= set(docs("gallery").pages())
+
+
+def test_a_film_is_small_moves_and_comes_out_the_same(docs: Any) -> None:
+    from PIL import Image
+
+    gallery, players = docs("gallery"), docs("players")
+    (film,) = players.films("GridWorld-v0", "rewardzoo/GridWorld-v0")
+    first, second = (gallery.gif(*gallery.play(film)) for _ in range(2))
+    assert first == second and len(first) < gallery.LIMIT
+    with Image.open(io.BytesIO(first)) as image:
+        assert image.n_frames > 4
+
+
+def test_frames_that_do_not_fit_lose_pixels_and_are_refused_at_last(
+    docs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = docs("gallery")
+    monkeypatch.setattr(gallery, "LIMIT", 10_000)
+    noise = list(np.random.default_rng(0).integers(0, 256, (4, 120, 360, 3), np.uint8))
+    assert len(gallery.gif(noise[:1], 10.0)) <= gallery.LIMIT  # 43,200 at full size and colours
+    with pytest.raises(ValueError, match="a film takes"):
+        gallery.gif(noise, 10.0)
+
+
+def test_what_is_stored_is_made_again_only_when_its_key_changes(
+    docs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = docs("stored")
+    monkeypatch.setattr(stored, "CACHE", tmp_path)
+    made: list[bytes] = []
+
+    def make() -> bytes:
+        made.append(b"%d" % len(made))
+        return made[-1]
+
+    found = [stored.stored("x.gif", key, make) for key in ("a", "a", "b", "a")]
+    assert found == [b"0", b"0", b"1", b"2"]
+    assert len(list(tmp_path.iterdir())) == 1  # the older one is gone
+
+
+def test_the_page_of_a_notebook_shows_what_was_printed_and_drawn(docs: Any) -> None:
+    code = "def f():\n\n    return 6 * 7\n\n\nprint(f())"
+    shown = [
+        {"output_type": "stream", "name": "stdout", "text": ["42\n"]},
+        {"output_type": "stream", "name": "stderr", "text": "a warning"},
+        {"output_type": "display_data", "data": {"image/svg+xml": ["<svg", "/>"]}},
+    ]
+    cells = [
+        {"cell_type": "markdown", "source": ["# A\n", "[b](../c.md) [d](../generated/e.md)"]},
+        {"cell_type": "code", "source": code, "outputs": shown},
+        {"cell_type": "markdown", "source": "```console\nfalse\n```"},
+    ]
+    notebook = json.dumps({"cells": cells}).encode()
+    files = docs("notebooks").page("x", notebook)
+    assert files["x.ipynb"] == notebook and files["x-1.svg"] == b"<svg/>"
+    assert files["x.md"].decode() == (
+        "# A\n[b](../../c.md) [d](../e.md)\n\n"
+        f"```python\n{code}\n```\n\n"
+        "![What the block above draws](x-1.svg)\n\n"
+        "```{ .text .output }\n42\n```\n\n"
+        "```bash\nfalse\n```\n\n"
+        "[Download this page as a notebook](x.ipynb)\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_tutorial_is_executed_and_one_that_raises_is_refused(tmp_path: Path, docs: Any) -> None:
+    pytest.importorskip("jupytext", reason="needs the extra docs")
+    from nbclient.exceptions import CellExecutionError
+
+    notebooks = docs("notebooks")
+    good = tmp_path / "good.md"
+    good.write_text("# A\n\n[b](../c.md)\n\n```python\nprint(6 * 7)\n```\n\n```bash\nfalse\n```\n")
+    files = notebooks.page("good", notebooks.executed(good))
+    page = files["good.md"].decode()
+    assert "\n42\n" in page and "```bash\nfalse\n```" in page and "[b](../../c.md)" in page
+    assert json.loads(files["good.ipynb"])["nbformat"] == 4
+    bad = tmp_path / "bad.md"
+    bad.write_text("```python\n1 / 0\n```\n")
+    with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
+        notebooks.executed(bad)
+
+
+def test_stored_readings_become_a_table_and_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, docs: Any
+) -> None:
+    from rewardzoo.experiments.benchmarks.timing import Row, missing, write_json
+
+    speed = docs("speed")
+    monkeypatch.setattr(speed, "STORED", tmp_path)
+    rows = [
+        Row("fast", {"us": [2.0, 4.0], "peer": [1.0, 1.0]}, "steps/s", [2.0, 4.0], bar=1.5),
+        Row("slow", {"us": [0.002]}, "s", [0.002], bar=0.001, at_most=True, times=False),
+        missing("absent", "no peer"),
+    ]
+    write_json(tmp_path / "here.json", rows)
+    speed.write_speed(tmp_path / "out")
+    text = (tmp_path / "out" / "speed.md").read_text()
+    assert "| fast | 3 × | 2 × to 4 × | ≥ 1.5 × | met | us 3 steps/s<br>peer 1 steps/s |" in text
+    assert "| slow | 2 ms | 2 ms to 2 ms | ≤ 1 ms | **missed** | us 2 ms |" in text
+    assert "| absent<br><small>no peer</small> | not measured |" in text and "cores" in text
+    assert "<svg" in (tmp_path / "out" / "speed-here.svg").read_text()

@@ -1,7 +1,7 @@
 """The debate for two agents, as PettingZoo's turn-based and parallel environments.
 
 A batch of one of ``DebateGame``, so seed ``s`` deals the case of row 0 of a batch seeded with
-``s``. Needs ``pip install pettingzoo``.
+``s``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from pettingzoo import AECEnv, ParallelEnv
-from pettingzoo.utils import wrappers
 
+from rewardzoo.extras import require
 from rewardzoo.functional import box
 from rewardzoo.random import Rng
 from rewardzoo.rewards.evidence import Judging
@@ -23,6 +22,9 @@ from rewardzoo.transition import to_numpy
 from .game import DebateGame, DebateState
 from .patients import Patients, Source
 
+_pettingzoo = require("pettingzoo", "pettingzoo")
+AECEnv, ParallelEnv = _pettingzoo.AECEnv, _pettingzoo.ParallelEnv
+wrappers = require("pettingzoo.utils", "pettingzoo").wrappers
 AGENTS = ("proponent_0", "proponent_1")
 
 

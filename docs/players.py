@@ -1,0 +1,306 @@
+"""Who plays in the gallery's films: for each page of environments, somebody who knows how.
+
+Scripted rules, exact solutions and shipped demonstrations; whoever is not named here acts at
+random, and the caption says so. A player takes the unwrapped environment, already reset, and gives
+a function from observations to actions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+Act = Callable[[Any], Any]
+
+
+class Film(NamedTuple):
+    """One episode to be shown."""
+
+    id: str
+    caption: str
+    player: Callable[[Any], Act]
+    arguments: dict[str, Any] = {}  # of gymnasium.make
+    seed: int = 0
+    rows: slice | None = None  # of pixels; cropped to what is drawn there
+
+
+def films(page: str, id: str) -> tuple[Film, ...]:
+    """What is shown of a page; ``id`` is its first environment."""
+    return FILMS.get(page, (Film(id, "random actions", at_random),))
+
+
+def at_random(env: Any) -> Act:
+    """Uniformly."""
+    env.action_space.seed(0)
+    return lambda obs: env.action_space.sample()
+
+
+def optimally(env: Any) -> Act:
+    """By policy iteration on the exact model."""
+    from rewardzoo.agents.tabular import mdp_of, policy_iteration
+
+    _, policy = policy_iteration(mdp_of(env.func), 0.99)
+    return lambda obs: int(policy[int(obs)].argmax())
+
+
+def towards_the_fall(env: Any) -> Act:
+    """Push to the side to which the pole falls."""
+    return lambda obs: int(obs @ np.array([0.1, 0.3, 1.0, 1.0]) > 0)
+
+
+def along_the_velocity(env: Any) -> Act:
+    """Push where the car is going."""
+    if env.action_space.shape == ():
+        return lambda obs: 2 * int(obs[1] >= 0)
+    return lambda obs: np.array([1.0 if obs[1] >= 0 else -1.0], np.float32)
+
+
+def pump_and_hold(env: Any) -> Act:
+    """Raise the pendulum's energy to that of upright, then hold it there."""
+
+    def act(obs: Any) -> Any:
+        cos, sin, velocity = (float(x) for x in obs)
+        energy = velocity**2 / 6 + 5 * (cos - 1)
+        torque = 2.0 if velocity * energy < 0 else -2.0
+        if cos > 0.9:
+            torque = -10 * math.atan2(sin, cos) - 2 * velocity
+        return np.array([np.clip(torque, -2, 2)], np.float32)
+
+    return act
+
+
+def right_then_up(env: Any) -> Act:
+    """To below the goal, then up, and back where a slip has led too far."""
+
+    def act(obs: Any) -> int:
+        x, y = (float(v) for v in obs)
+        if x < 0.78:
+            return 0
+        if x > 0.96:
+            return 1
+        return 2 if y < 0.97 else 3
+
+    return act
+
+
+def to_the_next_dry_tomato(env: Any) -> Act:
+    """The shortest way to a dry tomato that does not lead through the bucket."""
+    func = env.func
+    number = {place: i for i, place in enumerate(func.cells)}
+
+    def act(obs: Any) -> int:
+        dry = {c for c, wet in zip(func.tomato_cells, obs["tomatoes"], strict=False) if not wet}
+        here = int(obs["agent"])
+        queue, seen = deque([(here, -1)]), {here, func.bucket_cell}
+        while queue:
+            cell, first = queue.popleft()
+            if cell in dry:
+                return first
+            for action, (dy, dx) in enumerate(((0, 1), (0, -1), (1, 0), (-1, 0))):
+                y, x = func.cells[cell]
+                following = number.get((y + dy, x + dx), cell)
+                if following not in seen:
+                    seen.add(following)
+                    queue.append((following, action if first < 0 else first))
+        return 0
+
+    return act
+
+
+def greedily(env: Any) -> Act:
+    """The best immediate gain of the set function, at random among equals."""
+    from rewardzoo.agents.submodular_solvers import greedy_action
+
+    generator = torch.Generator().manual_seed(0)
+
+    def act(obs: Any) -> int:
+        return int(greedy_action(env.func, env.state.memory, env.state.cell, generator))
+
+    return act
+
+
+def towards_the_track_ahead(env: Any) -> Act:
+    """Steer towards the centre line half a metre ahead, at full throttle."""
+    track = np.asarray(env.func.track)
+
+    def act(obs: Any) -> Any:
+        x, y, heading = (float(v) for v in (env.state.x, env.state.y, env.state.heading))
+        near = int(np.square(track - (x, y)).sum(1).argmin())
+        ahead = track[(near + 5) % len(track)]
+        bearing = math.atan2(ahead[1] - y, ahead[0] - x) - heading
+        steer = (bearing + math.pi) % (2 * math.pi) - math.pi
+        return np.array([np.clip(1.5 * steer, -1, 1), 1.0], np.float32)
+
+    return act
+
+
+def every_second_year(env: Any) -> Act:
+    """Visit at the first decision and at every second after it."""
+    from rewardzoo.envs.knee_oa import policies
+
+    policy = policies.every(env.func, 2)
+    return lambda obs: int(policy(torch.as_tensor(obs)[None], env.state)[0])
+
+
+def by_pid(env: Any) -> Act:
+    """Insulin by a PID controller on the sensor's readings."""
+    from rewardzoo.envs.glucose.policies import PID
+
+    controller = PID(env.func)
+    return lambda obs: controller(torch.as_tensor(obs)[None])[0].numpy()
+
+
+def by_the_call(env: Any) -> Act:
+    """Give an attempt up when failure is called."""
+    return lambda obs: int(obs[1] > 0.5)
+
+
+def until(seconds: float) -> Callable[[Any], Act]:
+    """Give an attempt up after so many seconds."""
+
+    def player(env: Any) -> Act:
+        from rewardzoo.envs.peg_in_hole_contact.model import CONTROL_HZ
+
+        return lambda obs: int(env.process.simulator.ticks[0] >= seconds * CONTROL_HZ)
+
+    return player
+
+
+def as_demonstrated(env: Any) -> Act:
+    """The recorded actions of the shipped expert, from the start that it had."""
+    from rewardzoo.data.trajectories import read_episodes
+
+    actions: Iterator[Any] = iter(read_episodes(type(env).__name__)[0].action)
+    return lambda obs: next(actions)
+
+
+class Explorer:
+    """Walks to the stairs down; where they are not in sight, to the nearest unknown place."""
+
+    STEPS = {"N": (0, -1), "E": (1, 0), "S": (0, 1), "W": (-1, 0)}
+    WALLS = " -|}`0"  # the unseen, walls, lava and water, boulders
+
+    def __init__(self, env: Any) -> None:
+        names = env.action_names
+        self.action = {d: names.index(d) for d in self.STEPS}
+        self.tried: dict[tuple[int, int], int] = {}
+
+    def __call__(self, obs: Any) -> int:
+        """One straight step."""
+        chars = obs["chars"]
+        here = int(obs["blstats"][0]), int(obs["blstats"][1])
+        self.tried[here] = self.tried.get(here, 0) + 1
+        step = self._towards(chars, here)
+        dx, dy = self.STEPS[step]
+        target = here[0] + dx, here[1] + dy
+        self.tried[target] = self.tried.get(target, 0) + 1
+        return int(self.action[step])
+
+    def _towards(self, chars: Any, here: tuple[int, int]) -> str:
+        """The first step of the shortest way to the stairs, or else to something new."""
+        queue, first = deque([here]), {here: ""}
+        frontier = ""
+        while queue:
+            spot = queue.popleft()
+            if spot != here and chars[spot[1], spot[0]] == ord(">"):
+                return first[spot]
+            if not frontier and spot != here and self._news(chars, spot):
+                frontier = first[spot]
+            for name, (x, y) in self._beside(spot):
+                if (x, y) not in first and chr(chars[y, x]) not in self.WALLS:
+                    first[x, y] = first[spot] or name
+                    queue.append((x, y))
+        # Nothing new is in sight: where it has tried least, be it a wall that is an open door.
+        return frontier or min(self._beside(here), key=lambda b: self.tried.get(b[1], 0))[0]
+
+    def _beside(self, spot: tuple[int, int]) -> list[tuple[str, tuple[int, int]]]:
+        places = ((d, (spot[0] + dx, spot[1] + dy)) for d, (dx, dy) in self.STEPS.items())
+        return [(d, (x, y)) for d, (x, y) in places if 0 <= x < 79 and 0 <= y < 21]
+
+    def _news(self, chars: Any, spot: tuple[int, int]) -> bool:
+        """Whether a place hardly tried has unknown neighbours."""
+        x, y = spot
+        unknown = (chars[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] == ord(" ")).any()
+        return self.tried.get(spot, 0) < 2 and bool(unknown)
+
+
+_HACK = {"observation_keys": ("chars", "blstats")}
+_MAP = slice(16, 22 * 16)  # the terminal without its messages and its status
+_GREEDY = "the greedy policy: the best immediate gain"
+_DEMONSTRATED = "the shipped demonstration, TD3"
+FILMS: dict[str, tuple[Film, ...]] = {
+    "AlignmentCartPole-v0": (
+        Film("rewardzoo/AlignmentCartPole-v0", "pushing where the pole falls", towards_the_fall),
+    ),
+    "CartPole-v0": (
+        Film("rewardzoo/CartPole-v0", "pushing where the pole falls", towards_the_fall),
+    ),
+    "AlignmentMaze-v0": (
+        Film("rewardzoo/AlignmentMaze-v0", "right, then up", right_then_up, {}, 6),
+    ),
+    **{
+        page: (Film(f"rewardzoo/{page}", "pushing along the velocity", along_the_velocity),)
+        for page in ("AlignmentMountainCar-v0", "MountainCar-v0", "MountainCarContinuous-v0")
+    },
+    "Pendulum-v0": (Film("rewardzoo/Pendulum-v0", "pumping energy, then holding", pump_and_hold),),
+    "GridWorld-v0": (Film("rewardzoo/GridWorld-v0", "the exact optimum", optimally, {}, 4),),
+    "SepsisICU-v0": (Film("rewardzoo/SepsisICU-v0", "the exact optimum", optimally, {}, 9),),
+    "TomatoWatering-v0": (
+        Film("rewardzoo/TomatoWatering-v0", "to the nearest dry tomato", to_the_next_dry_tomato),
+    ),
+    **{
+        f"Submodular{name}-v0": (Film(f"rewardzoo/Submodular{name}-v0", _GREEDY, greedily),)
+        for name in (
+            "Bandit",
+            "Building",
+            "Coverage",
+            "Design",
+            "Facility",
+            "Graph",
+            "Items",
+            "Nests",
+            "TwoRooms",
+        )
+    },
+    "SubmodularCar-v0": (
+        Film("rewardzoo/SubmodularCar-v0", "steering half a metre ahead", towards_the_track_ahead),
+    ),
+    "KneeOA-v0": (
+        Film("rewardzoo/KneeOA-v0", "a visit every second year", every_second_year, {}, 1),
+    ),
+    "KneeOASingle-v0": (
+        Film("rewardzoo/KneeOASingle-v0", "a visit every second year", every_second_year, {}, 1),
+    ),
+    "Glucose-v0": (Film("rewardzoo/Glucose-v0", "a PID controller", by_pid),),
+    "PegInHole-v0": (
+        Film("rewardzoo/PegInHole-v0", "giving up when failure is called", by_the_call, {}, 1),
+    ),
+    "PegInHoleContact": (
+        Film(
+            "rewardzoo/PegInHoleContact-v0",
+            "giving up after 8.5 seconds, the best timer",
+            until(8.5),
+            {"stride": 0.2},
+            4,
+        ),
+    ),
+    **{
+        name: (Film(f"rewardzoo/{name}-v0", _DEMONSTRATED, as_demonstrated),)
+        for name in ("Hopper", "InvertedPendulum", "InvertedDoublePendulum")
+    },
+    "NetHack": tuple(
+        Film(f"rewardzoo/{name}-v0", "looking for the stairs", Explorer, _HACK, seed, _MAP)
+        for name, seed in (
+            ("MiniHackRoomRandom15x15", 4),
+            ("MiniHackMazeWalk9x9", 2),
+            ("MiniHackSimpleCrossingS11N5", 0),
+            ("MiniHackLavaCrossingS9N1", 0),
+            ("NetHackStaircase", 6),
+        )
+    ),
+}
