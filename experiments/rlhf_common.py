@@ -28,12 +28,15 @@ from rewardzoo.verdicts import above
 SMALL = {"width": 32, "layers": 1}
 SEEDS, TUNING_SEEDS = tuple(range(100, 120)), tuple(range(3))
 MEMBERS = 5
+SMOKE = 64  # fresh prompts of a smoke run's measurements
 
 
 def laboratory(trial: Any, **config: Any) -> Laboratory:
     """The world of a trial's seed; base policies are shared by all arms of the run."""
     cache = trial.folder.parents[1] / "laboratory"
-    return Laboratory(trial.seed, LaboratoryConfig(**{**SMALL, **config}), cache)
+    # A smoke run shows that everything runs; its base policies are hardly taught.
+    taught = {"sft_steps": 20} if trial.budget.eval_episodes <= SMOKE else {}
+    return Laboratory(trial.seed, LaboratoryConfig(**{**SMALL, **taught, **config}), cache)
 
 
 def proxy_of(lab: Laboratory, objective: str, pretrained: bool = False, coef: float = 2.0) -> Any:

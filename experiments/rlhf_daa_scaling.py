@@ -43,6 +43,22 @@ def _slic(beta: float) -> str:
     return f"SLiC, beta {beta:g}"
 
 
+def hump_over_beta(results: Results) -> Verdict:
+    """Mean final gold at the middle betas of DPO minus the higher of those at both ends.
+
+    The higher one, seed by seed, so that noise speaks against the claim.
+    """
+    end = np.stack([results[_dpo(beta)].final["end"] for beta in BETAS])
+    d = paired_difference(end[1:-1].mean(0), np.maximum(end[0], end[-1]))
+    kl = ", ".join(f"{results[_dpo(beta)].final['end_kl'].mean():.3g}" for beta in BETAS)
+    return above(
+        "Over beta DPO's final gold has a hump: in the middle it is above both ends.",
+        d,
+        f"mean of the middle betas minus the higher of both ends, paired by seed; KL at the end "
+        f"falls with beta: {kl}",
+    )
+
+
 def law_fits_better_than_a_line(results: Results) -> Verdict:
     """R^2 of d (alpha - beta log d) minus R^2 of a line through 0, all betas of DPO pooled."""
     gains = []
@@ -113,6 +129,7 @@ EXPERIMENT = Experiment(
             "A larger beta ends higher",
             exceeds("Gold ends higher at beta .2 than at beta .01.", _dpo(0.2), _dpo(0.01), "end"),
         ),
+        Claim("Gold over beta has a hump", hump_over_beta),
         Claim(
             "Too large a beta gains less",
             exceeds(

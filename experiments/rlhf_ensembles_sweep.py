@@ -47,7 +47,7 @@ def best_of_n(trial: Any, **config: Any) -> dict[str, float]:
     prompts = lab.language.prompts(answers, generator).repeat_interleave(BEST_OF, 0)
     batch = sample(lab.policy, prompts, lab.config.new_tokens, generator)
     gold = lab.gold(batch).view(answers, BEST_OF).numpy()
-    parts = torch.arange(len(batch.ids)).split(2_048)
+    parts = torch.split(torch.arange(len(batch.ids)), 2_048)
     final = {}
     for name, apart in (("tuned apart", False), ("pretrained apart", True)):
         ensemble = Ensemble(members(lab, apart), "mean")
@@ -124,7 +124,7 @@ EXPERIMENT = Experiment(
     "overoptimization, ICLR; Eisenstein et al. (2024), Helping or herding?",
     grid=[Measure(label, functools.partial(best_of_n, **c)) for label, c in SETTINGS.items()],
     budgets={
-        "smoke": Budget(total_timesteps=1, num_envs=0, eval_episodes=1_024, seeds=2),
+        "smoke": Budget(total_timesteps=1, num_envs=0, eval_episodes=64, seeds=2),
         "quick": Budget(total_timesteps=1, num_envs=0, eval_episodes=8_192, seeds=10),
         "full": Budget(total_timesteps=1, num_envs=0, eval_episodes=65_536, seeds=20),
     },

@@ -97,7 +97,7 @@ def best_of_n(trial: Any) -> dict[str, float]:
 
 @torch.no_grad()
 def _scores(found: list[Any], batch: Any) -> torch.Tensor:
-    parts = torch.arange(len(batch.ids)).split(2048)
+    parts = torch.split(torch.arange(len(batch.ids)), 2048)
     ensemble = Ensemble(found, "mean")
     return torch.cat([ensemble.scores(batch.rows(part)) for part in parts], 1)
 

@@ -60,7 +60,8 @@ class World:
         self.task = Arithmetic(n=8, wrong_cells=0.3, wrong_prob=0.6)
         task = self.task
         size = DecoderConfig(task.vocab_size, task.max_length, width=64, layers=1, eos=EOS)
-        steps = 400 if trial.budget.total_timesteps > 10 else 10
+        # A smoke run's base policy has to be right now and then, or there is nothing to tell apart.
+        steps = 400 if trial.budget.total_timesteps > 10 else 100
         file = trial.folder.parents[1] / "base" / f"{steps}.pt"
         generator = torch.Generator().manual_seed(0)
         self.base = fitted(Decoder(size, seed=0), task.corpus, steps, generator, file)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
+from rewardzoo.extras import require
 from rewardzoo.llm.embedded import default_model
 from rewardzoo.metrics.statistics import paired_difference, stratified_bootstrap
 from rewardzoo.report import colour
@@ -155,7 +156,7 @@ def imported(trial: Any) -> Path:
 
 def train(trial: Any, shuffled: bool) -> dict[str, float]:
     """Leave-one-out policy gradient on LoRA adapters; held-out reward, speed and memory."""
-    import transformers
+    transformers = require("transformers", "rlhf")
 
     folder = imported(trial)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)

@@ -11,12 +11,18 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
+
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
+from rewardzoo.metrics.statistics import paired_difference
+from rewardzoo.results import Results, Verdict
+from rewardzoo.verdicts import above
 
 from .rlhf_common import (
     SEEDS,
     TUNING_SEEDS,
     align,
+    at_kl,
     draw_kl,
     every_seed,
     exceeds,
@@ -32,6 +38,7 @@ DPO, SIMPO, SUMS, RPO, RPO_WEAK, VPO = (
     "VPO, alpha .2",
 )
 LENGTH_BIAS = 0.15
+LEVEL = 3.0  # nats, where arms are compared
 
 
 def train(trial: Any, loss: str, **kwargs: float) -> dict[str, float]:
@@ -41,6 +48,46 @@ def train(trial: Any, loss: str, **kwargs: float) -> dict[str, float]:
 
 def _arm(label: str, loss: str, **kwargs: float) -> Measure:
     return Measure(label, functools.partial(train, loss=loss, **kwargs))
+
+
+def at_equal_kl(results: Results, label: str, other: str, key: str) -> np.ndarray:
+    """A curve of two arms (2, seeds) where both reach a KL of 3, or the largest that both do."""
+    curves = [results[x].curves for x in (label, other)]
+    values = []
+    for i in range(len(curves[0]["kl"])):
+        level = min(LEVEL, *(float(c["kl"][i].max()) for c in curves))
+        values.append([at_kl(c["kl"][i], c[key][i], level) for c in curves])
+    return np.array(values).T
+
+
+def chosen_stay(sentence: str, label: str) -> Any:
+    """A check that at DPO's KL an arm's chosen responses are at most a nat below the base's."""
+
+    def check(results: Results) -> Verdict:
+        chosen, of_dpo = at_equal_kl(results, label, DPO, "chosen")
+        return above(
+            sentence,
+            paired_difference(chosen, np.zeros_like(chosen)),
+            f"mean log-ratio of chosen responses (nats) at equal KL; holds above -1; DPO's is "
+            f"{of_dpo.mean():.3g}",
+            -1.0,
+        )
+
+    return check
+
+
+def chosen_likelier(sentence: str, label: str) -> Any:
+    """A check that at DPO's KL an arm's chosen responses are likelier than DPO's."""
+
+    def check(results: Results) -> Verdict:
+        chosen, of_dpo = at_equal_kl(results, label, DPO, "chosen")
+        return above(
+            sentence,
+            paired_difference(chosen, of_dpo),
+            f"chosen log-ratio of {label!r} minus that of {DPO!r} at equal KL, paired by seed",
+        )
+
+    return check
 
 
 EXPERIMENT = Experiment(
@@ -90,22 +137,33 @@ EXPERIMENT = Experiment(
             ),
         ),
         Claim(
-            "At equal KL RPO keeps them likelier",
-            exceeds(
-                "At KL 3 chosen responses are likelier under RPO than under DPO.",
-                RPO,
+            "At equal KL they fall under DPO",
+            every_seed(
+                "At KL 3 chosen responses are less likely under DPO than under the base policy.",
                 DPO,
-                "chosen_at_3",
+                "minus the mean log-ratio of chosen responses at KL 3",
+                lambda final: -final["chosen_at_3"],
             ),
         ),
         Claim(
-            "So does VPO",
-            exceeds(
-                "At KL 3 chosen responses are likelier under VPO than under DPO.",
-                VPO,
-                DPO,
-                "chosen_at_3",
+            "At equal KL RPO keeps them",
+            chosen_stay(
+                "At the KL of DPO they are at most a nat below the base policy's under RPO.", RPO
             ),
+        ),
+        Claim(
+            "At equal KL VPO keeps them",
+            chosen_stay(
+                "At the KL of DPO they are at most a nat below the base policy's under VPO.", VPO
+            ),
+        ),
+        Claim(
+            "At equal KL RPO keeps them likelier",
+            chosen_likelier("At equal KL they are likelier under RPO than under DPO.", RPO),
+        ),
+        Claim(
+            "So does VPO",
+            chosen_likelier("At equal KL they are likelier under VPO than under DPO.", VPO),
         ),
         Claim(
             "RPO's gold is no lower at equal KL",

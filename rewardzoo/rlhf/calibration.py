@@ -78,7 +78,8 @@ def preference_calibration(margins: ArrayLike, temperature: float = 1.0) -> dict
 def fit_temperature(margins: ArrayLike) -> float:
     """The temperature of least log-loss on held-out pairs, by bisection of its slope.
 
-    It is inf where margins predict nothing, and nearly 0 where every pair is in the right order.
+    It is inf where margins predict nothing, and where every pair is in the right order it is a
+    millionth of the largest margin, the least that is looked for.
     """
     z = np.asarray(margins, np.float64)
     size = float(np.abs(z).max())

@@ -35,6 +35,13 @@ class LanguageModel(nn.Module):
         """
         raise NotImplementedError
 
+    def hidden_at(self, ids: Tensor, at: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Last hidden states (B, width) of one column a row, ``at`` (B,): what a score is read of.
+
+        A model that can leave out what no other column needs overrides it.
+        """
+        return self.hidden(ids, mask)[torch.arange(len(at), device=at.device), at]
+
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocab_size) of hidden states (..., width)."""
         raise NotImplementedError
@@ -105,6 +112,23 @@ class Block(nn.Module):
         x = x + self.out(y.transpose(1, 2).reshape(b, length, width))
         return x + self.down(F.gelu(self.up(self.norm2(x)))), qkv[1:]
 
+    def forward_at(self, x: Tensor, bias: Tensor, at: Tensor) -> Tensor:
+        """New states (B, width) of one column a row, ``at`` (B,), alone; the last block's work.
+
+        One query a row is too little for a matrix product, so attention is written elementwise.
+        """
+        b, length, width = x.shape
+        rows = torch.arange(b, device=x.device)
+        normed, chosen = self.norm1(x), x[rows, at]
+        kv = F.linear(normed, self.qkv.weight[width:]).view(b, length, 2, self.heads, -1)
+        q = F.linear(self.norm1(chosen), self.qkv.weight[:width]).view(b, 1, self.heads, -1)
+        scores = (kv[:, :, 0] * (q * q.shape[-1] ** -0.5)).sum(-1)  # (B, L, heads)
+        scores = scores + bias.expand(b, 1, length, length)[rows, 0, at].unsqueeze(-1)
+        y = (torch.softmax(scores, 1).unsqueeze(-1) * kv[:, :, 1]).sum(1)
+        chosen = chosen + self.out(y.reshape(b, width))
+        out: Tensor = chosen + self.down(F.gelu(self.up(self.norm2(chosen))))
+        return out
+
     def step(self, x: Tensor, cache: Tensor, at: int, mask: Tensor | None) -> Tensor:
         """The same for one token (B, width), at column ``at`` of ``cache``.
 
@@ -170,6 +194,16 @@ class Decoder(LanguageModel):
         """Last hidden states (B, L, width)."""
         return self._read(ids, mask)[0]
 
+    def hidden_at(self, ids: Tensor, at: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Last hidden states (B, width) of column ``at`` (B,) of each row."""
+        x, bias = self._begin(ids, mask)
+        *others, last = self.blocks
+        for block in others:
+            x, _ = block(x, bias)
+        assert isinstance(last, Block)
+        out: Tensor = self.norm(last.forward_at(x, bias, at))
+        return out
+
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocab_size)."""
         return F.linear(hidden, self.embed.weight)
@@ -215,7 +249,8 @@ class Decoder(LanguageModel):
         model.load_state_dict(content["weights"])
         return model
 
-    def _read(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+    def _begin(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the first block reads (B, L, width), and what attention adds to its scores."""
         length = ids.shape[1]
         if length > self.max_length:
             raise ValueError(
@@ -229,7 +264,10 @@ class Decoder(LanguageModel):
             # A padded row sees itself, for a row that sees nothing has no softmax.
             square = (mask[:, None, None, :] & square) | square.triu()
         bias = torch.zeros(square.shape, dtype=x.dtype, device=ids.device)
-        bias = bias.masked_fill(~square, -torch.inf)
+        return x, bias.masked_fill(~square, -torch.inf)
+
+    def _read(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        x, bias = self._begin(ids, mask)
         read = []
         for block in self.blocks:
             x, kv = block(x, bias)

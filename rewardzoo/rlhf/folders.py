@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import load_checkpoint, save_checkpoint
+from ..extras import require
 from .decoder import Decoder, DecoderConfig, LanguageModel
 from .huggingface import HuggingFaceModel
 from .reward_models import RewardModel
@@ -103,7 +104,7 @@ def load_reward_model(folder: str | Path) -> tuple[RewardModel, TextModel, ChatT
 
 
 def _huggingface(folder: Path) -> TextModel:
-    import transformers
+    transformers = require("transformers", "rlhf")
 
     model = HuggingFaceModel.from_pretrained(folder)
     try:

@@ -12,8 +12,21 @@ from torch import Tensor, nn
 
 from .decoder import LanguageModel
 from .losses import chi2_penalty
-from .policy_gradient import clipped, gae, grpo, kept_by_filter, kl_estimates, p3o, rloo, whiten
-from .process_rewards import prime_advantage
+from .policy_gradient import (
+    clipped,
+    gae,
+    grpo,
+    grpo_loss,
+    kept_by_accuracy,
+    kept_by_filter,
+    kl_estimates,
+    p3o,
+    rloo,
+    rloo_loss,
+    token_mean,
+    whiten,
+)
+from .process_rewards import pairwise_accuracy, prime_advantage
 from .sampling import Prompts, repeated, sample
 from .sequences import Sequences, token_logps
 from .trainer import Metrics, Trainer
@@ -44,6 +57,9 @@ class OnlineConfig:
         gae_lambda: of ppo.
         process: weight of prime's process advantages.
         keep: policy filtration: all, best, best_random or best_worst of the k.
+        accuracy: prompt filtration, for rewards of 0 and 1: the least and the largest share of
+            right completions of prompts that are learned from, as PRIME's (.2, .8); a rollout
+            without any moves nothing. None keeps all.
         missing_eos: taken from the reward of completions that do not end.
         max_grad_norm: clips gradients.
         seed: of prompts and samples.
@@ -62,6 +78,7 @@ class OnlineConfig:
     gae_lambda: float = 0.95
     process: float = 1.0
     keep: str = "all"
+    accuracy: tuple[float, float] | None = None
     missing_eos: float = 0.0
     max_grad_norm: float = 1.0
     seed: int = 0
@@ -76,6 +93,8 @@ class OnlineConfig:
             raise ValueError(f"kl_loss={self.kl_loss!r}: expected one of {', '.join(KL_LOSSES)}")
         if self.k < 2 or (self.algorithm == "p3o" and (self.k != 2 or self.keep != "all")):
             raise ValueError(f"k={self.k}: expected 2 for p3o, which keeps all, else 2 or more")
+        if self.accuracy is not None and not 0 <= self.accuracy[0] < self.accuracy[1] <= 1:
+            raise ValueError(f"accuracy={self.accuracy}: expected 0 <= least < largest <= 1")
         for name in ("kl", "chi2", "missing_eos", "process"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a number >= 0")
@@ -153,19 +172,29 @@ class OnlineTrainer(Trainer):
             ref = token_logps(self.ref, batch)
             ended = (batch.completions == self.policy.eos).any(1)
             outcome = scores - c.missing_eos * (~ended).float()
-            advantage, total = self._advantage(batch, outcome, old - ref)
+        metrics: dict[str, Any] = {
+            "rollout/reward": scores.mean(),
+            "rollout/kl": (old - ref).sum(1).mean(),
+            "rollout/length": batch.lengths.float().mean(),
+        }
+        if c.accuracy is not None:
+            found = kept_by_accuracy(scores, c.k, *c.accuracy)
+            metrics["rollout/kept"] = len(found) / len(scores)
+            if not len(found):
+                return metrics
+            batch, old, ref, outcome = batch.rows(found), old[found], ref[found], outcome[found]
+        with torch.no_grad():
+            advantage, total, about = self._advantage(batch, outcome, old - ref)
+            metrics.update(about)
             kept = kept_by_filter(total, c.k, c.keep, generator)
-        metrics: dict[str, Any] = {}
         rows = batch.rows(kept)
         for _ in range(c.epochs):
-            metrics = self._update(
+            learned = self._update(
                 rows, old[kept], ref[kept], advantage[kept], total[kept], outcome[kept]
             )
+        metrics.update(learned)
         if hasattr(self.reward, "update"):
             metrics.update(self.reward.update())
-        metrics["rollout/reward"] = scores.mean()
-        metrics["rollout/kl"] = (old - ref).sum(1).mean()
-        metrics["rollout/length"] = batch.lengths.float().mean()
         return metrics
 
     @property
@@ -174,8 +203,8 @@ class OnlineTrainer(Trainer):
 
     def _advantage(
         self, batch: Sequences, outcome: Tensor, log_ratio: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Advantages (B, T), and the sequences' rewards with the penalty on KL (B,)."""
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Advantages (B, T), the sequences' rewards with the penalty on KL (B,), and metrics."""
         c, mask = self.config, batch.completion_mask
         paid_kl = self._paid_kl
         total = outcome - paid_kl * log_ratio.sum(1)
@@ -183,12 +212,14 @@ class OnlineTrainer(Trainer):
             reward = -paid_kl * log_ratio
             last = (batch.lengths - 1).unsqueeze(1)
             reward = reward.scatter_add(1, last, outcome.unsqueeze(1))
-            return gae(reward, self.critic(batch), mask, c.gae_lambda), total
+            return gae(reward, self.critic(batch), mask, c.gae_lambda), total, {}
         if c.algorithm == "prime":
             paid: Tensor = self.reward.token_rewards(batch)  # type: ignore[attr-defined]
-            return prime_advantage(paid, total, mask, c.k, c.process), total
+            agree = pairwise_accuracy(paid.sum(1), outcome > 0.5, c.k)
+            about = {"process/pairwise_accuracy": agree}
+            return prime_advantage(paid, total, mask, c.k, c.process), total, about
         each = grpo(total, c.k) if c.algorithm == "grpo" else rloo(total, c.k)
-        return each.unsqueeze(1) * mask, total
+        return each.unsqueeze(1) * mask, total, {}
 
     def _update(
         self,
@@ -204,12 +235,13 @@ class OnlineTrainer(Trainer):
         if c.algorithm == "p3o":
             loss = p3o((logp - old).sum(1), total, c.clip).mean()
         elif c.algorithm == "grpo":
-            loss = (clipped(logp, old, advantage, mask, c.clip) / batch.lengths).mean()
+            loss = grpo_loss(logp, old, advantage, mask, c.clip)
         elif c.algorithm in ("ppo", "prime"):
             used = whiten(advantage, mask)
-            loss = clipped(logp, old, used, mask, c.clip).sum() / mask.sum()
+            loss = token_mean(clipped(logp, old, used, mask, c.clip), mask)
         else:
-            loss = clipped(logp, old, advantage, mask, c.clip).mean()
+            # A completion's tokens share its advantage, and its first is always there.
+            loss = rloo_loss(logp, old, advantage[:, 0], mask, c.clip)
         if self.critic is not None:
             value = self.critic(batch)
             # Undiscounted rewards to go; the penalty on KL is part of them.

@@ -83,6 +83,42 @@ def clipped(
     return (loss * mask).sum(1)
 
 
+def token_mean(each: Tensor, mask: Tensor) -> Tensor:
+    """Sums over tokens (B,) as a mean over all tokens of the batch, a scalar."""
+    return each.sum() / mask.sum()
+
+
+def grpo_loss(
+    logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor, clip: float = 0.2
+) -> Tensor:
+    """The clipped loss, a mean over each sequence's tokens and then over sequences, a scalar.
+
+    Arguments as for ``clipped``.
+
+    Paper: Shao et al. (2024), "DeepSeekMath", section 4.1.
+    """
+    return (clipped(logp, old, advantage, mask, clip) / mask.sum(1)).mean()
+
+
+def rloo_loss(
+    logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor, clip: float = 0.2
+) -> Tensor:
+    """The clipped loss of whole sequences, each one action with one ratio; a mean, a scalar.
+
+    Args:
+        logp: (B, T) of the policy.
+        old: (B, T) of the policy that sampled.
+        advantage: (B,).
+        mask: (B, T) bool.
+        clip: of the probability ratio of sequences.
+
+    Paper: Ahmadian et al. (2024), "Back to basics".
+    """
+    whole = torch.ones_like(mask[:, :1])
+    logps = [(x * mask).sum(1, keepdim=True) for x in (logp, old)]
+    return clipped(logps[0], logps[1], advantage.unsqueeze(1), whole, clip).mean()
+
+
 def p3o(log_ratio: Tensor, reward: Tensor, clip: float = 0.2, joint: bool = False) -> Tensor:
     """Pairwise PPO: one loss a pair, (B / 2,).
 
@@ -139,6 +175,23 @@ def delta_steps(score: Tensor, mask: Tensor) -> Tensor:
     score = score * mask
     following = torch.cat([score[:, 1:], torch.zeros_like(score[:, :1])], 1)
     return (score - following) * mask
+
+
+def kept_by_accuracy(right: Tensor, k: int, low: float = 0.2, high: float = 0.8) -> Tensor:
+    """Online prompt filtering: indices of the completions of prompts neither too hard nor too easy.
+
+    Args:
+        right: (B,) 1 for right completions and 0 for wrong ones, K a prompt.
+        k: K.
+        low: least share of right completions of a prompt that is kept.
+        high: largest.
+
+    Paper: Cui et al. (2025), "Process reinforcement through implicit rewards".
+    """
+    share = groups_of(right, k).mean(1, keepdim=True)
+    # A share of right ones is a count over K, in rounded numbers.
+    kept = (share >= low - 1e-6) & (share <= high + 1e-6)
+    return kept.expand(-1, k).reshape(-1).nonzero().squeeze(1)
 
 
 def kept_by_filter(reward: Tensor, k: int, how: str, generator: torch.Generator) -> Tensor:

@@ -163,6 +163,28 @@ def prime_advantage(
     return (rloo(outcome, k).unsqueeze(1) + weight * process) * mask
 
 
+def pairwise_accuracy(score: Tensor, right: Tensor, k: int) -> Tensor:
+    """How often a right completion scores above a wrong one of its prompt, a scalar.
+
+    Ties count half; NaN where no prompt has both.
+
+    Args:
+        score: (B,), K completions a prompt next to each other.
+        right: (B,) bool.
+        k: K.
+
+    Example:
+        >>> right = torch.tensor([True, False, False])
+        >>> pairwise_accuracy(torch.tensor([0.5, 0.1, 0.9]), right, 3)
+        tensor(0.5000)
+    """
+    groups, right = groups_of(score, k), right.view(-1, k)
+    above = groups.unsqueeze(2) - groups.unsqueeze(1)
+    pairs = right.unsqueeze(2) & ~right.unsqueeze(1)
+    wins = (above > 0).float() + 0.5 * (above == 0).float()
+    return (wins * pairs).sum() / pairs.sum()
+
+
 def _to_go(reward: Tensor) -> Tensor:
     return reward.flip(1).cumsum(1).flip(1)
 
@@ -191,24 +213,24 @@ class Prime:
         self.optimizer = torch.optim.AdamW(
             implicit.model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True
         )
-        self._scored: tuple[Sequences, Tensor] | None = None
+        self._scored: Sequences | None = None
 
     def __call__(self, batch: Sequences) -> Tensor:
         """1 for the right ones, 0 for the others, (B,)."""
-        right = self.verify(batch)
-        self._scored = batch, right
-        return right.float()
+        return self.verify(batch).float()
 
     @torch.no_grad()
     def token_rewards(self, batch: Sequences) -> Tensor:
-        """Process rewards (B, T)."""
+        """Process rewards (B, T) of what the policy learns from, and phi in ``update``."""
+        self._scored = batch
         return self.implicit.token_rewards(batch)
 
     def update(self) -> dict[str, Any]:
-        """One step of phi on what was scored last; its loss before it."""
+        """One step of phi on the batch of the last process rewards; its loss before it."""
         if self._scored is None or not self.learning_rate:
             return {}
-        batch, right = self._scored
+        batch, self._scored = self._scored, None
+        right = self.verify(batch)
         log_odds = self.implicit.raw(batch)
         loss = outcome_loss(log_odds, right)
         self.optimizer.zero_grad(set_to_none=True)

@@ -45,10 +45,8 @@ class RewardModel(nn.Module):
 
     def attributes(self, batch: Sequences) -> Tensor:
         """What is read at the last token, (B, attributes)."""
-        hidden = self.backbone.hidden(batch.ids, batch.attention_mask)
         last = batch.prompt_length + batch.lengths - 1
-        rows = torch.arange(len(last), device=last.device)
-        out: Tensor = self.value(hidden[rows, last])
+        out: Tensor = self.value(self.backbone.hidden_at(batch.ids, last, batch.attention_mask))
         return out
 
     def raw(self, batch: Sequences) -> Tensor:

@@ -93,18 +93,21 @@ def train(
 
 @contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """Collects Ctrl-C, so that no step is cut in half; a second one ends at once."""
+    """Collects Ctrl-C and SIGTERM, so that no step is cut in half; a second one ends at once."""
     asked: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
 
     def note(number: int, frame: Any) -> None:
         asked.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for each in numbers:
+            signal.signal(each, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, note)
+    before = [signal.signal(number, note) for number in numbers]
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _claim(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:

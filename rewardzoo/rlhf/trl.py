@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..extras import require
 from ..rewards.base import RewardFunction
 from ..transition import Transition
 from .data import PairData
@@ -48,7 +49,7 @@ def as_reward_function(
 
 def as_dataset(data: PairData) -> Any:
     """Pairs as a ``datasets.Dataset`` with the columns that TRL's trainers read."""
-    import datasets  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    datasets = require("datasets", "rlhf")
 
     rows = [
         {"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected, "margin": p.strength}

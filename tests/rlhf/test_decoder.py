@@ -68,6 +68,28 @@ def test_a_row_scores_the_same_alone_and_padded_on_either_side(kind):
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("kind", [*MODELS, "one layer"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_one_column_a_row_is_read_as_from_the_whole_row_and_has_its_gradient(kind, padded):
+    size = DecoderConfig(vocab_size=16, max_length=24, width=16, layers=1)
+    model = Decoder(size, seed=0) if kind == "one layer" else MODELS[kind]()
+    batch = pack(PROMPTS, COMPLETIONS)
+    mask = batch.attention_mask if padded else None
+    at = torch.tensor([6, 4, 5, 7])
+    whole = model.hidden(batch.ids, mask)[torch.arange(4), at]
+    alone = model.hidden_at(batch.ids, at, mask)
+    torch.testing.assert_close(alone, whole, atol=1e-5, rtol=0)
+    parameters = list(model.parameters())
+    weight = torch.arange(float(whole.numel())).view_as(whole).sin()
+    grads = [
+        torch.autograd.grad((x * weight).sum(), parameters, allow_unused=True)
+        for x in (alone, whole)
+    ]
+    for p, q in zip(*grads, strict=True):
+        if q is not None:
+            torch.testing.assert_close(p, q, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_log_probabilities_equal_those_of_transformers_with_padding_on_either_side(side):
     model = huggingface()

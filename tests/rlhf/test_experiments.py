@@ -111,6 +111,42 @@ def test_the_law_beats_a_line_where_gold_bends():
     assert abs(found["straight"].effect) < 1e-9
 
 
+@pytest.mark.parametrize(
+    ("ends", "outcome"),
+    [((0, 2, 2, 1), "holds"), ((2, 1, 1, 0), "fails"), ((0, 1, 1, 2), "fails")],
+)
+def test_a_hump_over_beta_is_above_both_ends(ends, outcome):
+    noise = np.array([-0.1, 0.2, 0.0, 0.1, -0.2, 0.1, 0.0, -0.1])
+    finals = {
+        f"DPO, beta {beta:g}": {"end": end + noise, "end_kl": np.ones(8)}
+        for beta, end in zip(rlhf_daa_scaling.BETAS, ends, strict=True)
+    }
+    assert rlhf_daa_scaling.hump_over_beta(results(finals)).outcome == outcome
+
+
+def chosen_falls_by(nats_a_kl):
+    """A run that goes on to a KL of 6, or to one of 2, with chosen log-ratios falling evenly."""
+    return {
+        name: np.tile(np.linspace(0, end, 7), (8, 1))
+        for name, end in (("kl", 6.0), ("chosen", -6.0 * nats_a_kl))
+    }
+
+
+@pytest.mark.parametrize(
+    ("rate", "stays", "likelier"), [(0.1, "holds", "holds"), (2.0, "fails", "fails")]
+)
+def test_what_becomes_of_chosen_responses_at_equal_kl_can_come_out_each_way(rate, stays, likelier):
+    module = rlhf_simpo_vpo_rpo
+    near = {name: values[:, :3] for name, values in chosen_falls_by(rate).items()}
+    curves = {module.DPO: chosen_falls_by(1.0), module.RPO: near}
+    made_up = results({label: {} for label in curves}, curves)
+    # The one ends at a KL of 2, so they are compared there.
+    at = module.at_equal_kl(made_up, module.RPO, module.DPO, "chosen")
+    np.testing.assert_allclose(at, [[-2 * rate] * 8, [-2.0] * 8])
+    assert module.chosen_stay("x", module.RPO)(made_up).outcome == stays
+    assert module.chosen_likelier("x", module.RPO)(made_up).outcome == likelier
+
+
 def test_values_at_a_level_of_kl_are_interpolated():
     kl, gold = np.array([0.0, 2.0, 6.0]), np.array([0.0, 1.0, 3.0])
     assert at_kl(kl, gold, 4.0) == 2.0 and at_kl(kl, gold, 10.0) == 3.0
@@ -179,6 +215,30 @@ def test_multipliers_rise_below_the_threshold_and_turn_negative_above():
     assert torch.equal(other.multipliers, reward.multipliers)
     with pytest.raises(ValueError, match="1 of them for 2"):
         ConstrainedReward([low, high], [1.0])
+
+
+@pytest.mark.parametrize("threshold", [1.0, -0.5])
+def test_a_multiplier_converges_to_the_dual_of_the_constrained_problem(threshold):
+    """One state, ten responses, a KL penalty of 1: the best policy tilts by the multiplier."""
+    r = torch.randn(10, generator=torch.Generator().manual_seed(0))
+    r = (r - r.mean()) / r.std()
+
+    def mean_at(multiplier):
+        return torch.softmax(multiplier * r, 0) @ r
+
+    low, high = -3.0, 3.0  # the mean rises with the multiplier
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean_at(middle) < threshold else (low, middle)
+    scale = 4.0  # of the component, so that multipliers within (-1, 1) are enough
+    reward = ConstrainedReward(
+        [lambda batch: scale * mean_at(scale * reward.multipliers).reshape(1)], [scale * threshold]
+    )
+    for _ in range(300):
+        reward(None)
+        reward.update()
+    assert float(scale * reward.multipliers) == pytest.approx(low, abs=1e-3)
+    assert float(mean_at(scale * reward.multipliers)) == pytest.approx(threshold, abs=1e-3)
 
 
 def test_noise_in_the_middle_is_fixed_for_a_response_and_large_only_there():

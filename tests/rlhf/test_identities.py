@@ -114,6 +114,21 @@ def test_the_chi2_penalty_as_a_loss_pulls_by_half_of_chi2_and_the_forward_kl():
     torch.testing.assert_close(found, expected)
 
 
+def test_the_best_policy_under_the_chi2_penalty_is_the_reference_times_a_line_in_the_reward():
+    """The penalty's mean over pi is chi^2(pi || ref), for its other part has mean 0."""
+    ref, lam = logps(table(1)), 2.0
+    r = torch.randn(40, generator=generator(7), dtype=torch.float64)
+    centred = r - ref.exp() @ r  # nu is the mean, where no response is left out
+    assert (1 + centred / (2 * lam) > 0.1).all()
+    best = ref + torch.log1p(centred / (2 * lam))
+
+    def loss(lp):
+        return -(lp.exp() * (r - lam * chi2_penalty(lp - ref))).sum()
+
+    torch.testing.assert_close(best.exp().sum(), torch.ones((), dtype=torch.float64))
+    assert slope(loss, best) < 1e-12 < 1e-3 < slope(loss, ref + r / (2 * lam))
+
+
 def test_gold_gained_is_bounded_by_proxy_gained_and_chi2():
     g = generator(6)
     for _ in range(1_000):

@@ -100,7 +100,9 @@ def test_an_ensemble_is_its_members_standardised(lab, models):
     batch = lab.base.rows(torch.arange(200))
     with torch.no_grad():
         each = torch.stack([model(batch) for model in models])
-        torch.testing.assert_close(Ensemble(models, "mean").scores(batch), each, atol=1e-5, rtol=0)
+        ensemble = Ensemble(models, "mean")
+        for scores in (ensemble.scores, ensemble.mapped, ensemble.in_turn):
+            torch.testing.assert_close(scores(batch), each, atol=1e-5, rtol=0)
         worst = Ensemble(models, "wco")(batch)
         assert (worst <= each.min(0).values + 1e-5).all()
         mean = Ensemble(models, "mean")(batch)
@@ -202,6 +204,14 @@ def test_every_algorithm_raises_a_programmatic_reward(lab, algorithm):
     before = float(count_token(lab.base).mean())
     metrics = trainer.train(25)
     assert metrics["rollout/reward"] > before + 2
+
+
+def test_the_first_pass_over_a_rollout_clips_nothing_and_later_ones_do(lab):
+    clipped = [
+        online(lab, count_token, epochs=n, learning_rate=0.03).train(1)["train/clip_fraction"]
+        for n in (1, 4)
+    ]
+    assert clipped[0] == 0 < clipped[1]
 
 
 def test_a_constant_reward_moves_nothing(lab):

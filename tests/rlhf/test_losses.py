@@ -174,6 +174,8 @@ def test_identities_of_reward_losses():
     m = 3 * torch.rand(64, generator=g, dtype=torch.float64)
     for loss in (reward_losses.bt, reward_losses.margin, reward_losses.scaled_bt):
         torch.testing.assert_close(loss(w + 7, x + 7, m), loss(w, x, m))
+    smoothed = reward_losses.bt(w, x, m, label_smoothing=0.1)
+    torch.testing.assert_close(reward_losses.bt(w + 7, x + 7, m, label_smoothing=0.1), smoothed)
     assert not torch.allclose(reward_losses.centring(w + 7, x + 7), reward_losses.centring(w, x))
     one = torch.ones(64, dtype=torch.float64)
     torch.testing.assert_close(reward_losses.scaled_bt(w, x, one), reward_losses.bt(w, x, one))
@@ -215,13 +217,13 @@ def test_simpo_and_cpo_equal_trl():
     from trl.experimental.cpo.cpo_trainer import CPOTrainer
 
     s = scores()
-    for kind, gamma in (("simpo", 1.5), ("sigmoid", 0.0)):
+    for kind, gamma, smoothing in (("simpo", 1.5, 0), ("sigmoid", 0, 0), ("sigmoid", 0, 0.1)):
         fake = SimpleNamespace(
             alpha=0.0,
             loss_type=kind,
             beta=2.0,
             simpo_gamma=gamma,
-            label_smoothing=0.0,
+            label_smoothing=smoothing,
             accelerator=SimpleNamespace(device="cpu"),
         )
         if kind == "simpo":
@@ -229,6 +231,8 @@ def test_simpo_and_cpo_equal_trl():
             ours = losses.simpo(s, 2.0, 2.0 * gamma / 2.0)
         else:
             given = (s.chosen, s.rejected)
-            ours = losses.cpo(s, 2.0)
+            # Without a reference a smoothed DPO, which TRL has not, is a smoothed CPO.
+            free = s._replace(ref_chosen=0 * s.chosen, ref_rejected=0 * s.rejected)
+            ours = losses.dpo(free, 2.0, smoothing) if smoothing else losses.cpo(s, 2.0)
         theirs = CPOTrainer.cpo_loss(fake, *given)[0]
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)

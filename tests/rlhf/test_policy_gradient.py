@@ -9,10 +9,14 @@ from rewardzoo.rlhf.policy_gradient import (
     clipped,
     gae,
     grpo,
+    grpo_loss,
+    kept_by_accuracy,
     kept_by_filter,
     kl_estimates,
     p3o,
     rloo,
+    rloo_loss,
+    token_mean,
     whiten,
 )
 
@@ -66,6 +70,32 @@ def test_the_first_step_of_the_clipped_loss_is_reinforce():
     advantage = rewards(8).unsqueeze(1) * mask
     clipped(logp, logp.detach(), advantage, mask).sum().backward()
     torch.testing.assert_close(logp.grad, -advantage)
+
+
+def test_the_first_step_of_every_loss_is_reinforce_up_to_how_tokens_are_weighed():
+    g = torch.Generator().manual_seed(0)
+    logp = torch.randn(8, 5, generator=g, dtype=torch.float64, requires_grad=True)
+    length = torch.randint(1, 6, (8, 1), generator=g)
+    mask = torch.arange(5) < length
+    a = rewards(8)
+    each = a.unsqueeze(1) * mask
+    old = logp.detach()
+    for loss, weight in (
+        (rloo_loss(logp, old, a, mask), torch.full((8, 1), 1 / 8)),
+        (grpo_loss(logp, old, each, mask), 1 / (8 * length)),
+        (token_mean(clipped(logp, old, each, mask), mask), 1 / length.sum()),
+    ):
+        (found,) = torch.autograd.grad(loss, logp)
+        torch.testing.assert_close(found, -each * weight)
+
+
+def test_whole_completions_are_clipped_by_the_ratio_of_all_their_tokens():
+    logp = torch.tensor([[0.15, 0.15], [0.15, 0.15], [0.5, -0.5]], requires_grad=True)
+    mask = torch.tensor([[True, True], [True, False], [True, True]])
+    loss = rloo_loss(logp, torch.zeros(3, 2), torch.ones(3), mask)
+    (g,) = torch.autograd.grad(loss, logp)
+    # Only the first goes beyond 1.2 in all; behind the end of the second nothing counts.
+    assert (g != 0).tolist() == [[False, False], [True, False], [True, True]]
 
 
 def test_clipping_stops_the_gradient_only_where_the_ratio_went_too_far_in_the_right_direction():
@@ -140,6 +170,14 @@ def test_the_optimal_policy_is_the_tilted_reference_with_value_beta_log_z():
     torch.testing.assert_close(objective(best), beta * log_z)
     for seed in range(5):
         assert objective(logps(table(seed))) < beta * log_z
+
+
+def test_prompts_are_kept_by_the_share_of_right_completions_and_whole():
+    right = torch.tensor([[0, 0, 0, 0, 0], [0, 1, 0, 0, 0], [1, 1, 1, 0, 1], [1, 1, 1, 1, 1]])
+    kept = kept_by_accuracy(right.float().reshape(-1), 5, 0.2, 0.8)
+    assert kept.tolist() == list(range(5, 15))  # .2 and .8 themselves are inside
+    assert kept_by_accuracy(right.float().reshape(-1), 5, 0.3, 0.7).tolist() == []
+    assert kept_by_accuracy(right.float().reshape(-1), 5, 0.0, 0.5).tolist() == list(range(10))
 
 
 @pytest.mark.parametrize("how", ["all", "best", "best_worst", "best_random"])

@@ -18,6 +18,7 @@ from rewardzoo.rlhf.process_rewards import (
     aggregate,
     fit_outcomes,
     outcome_loss,
+    pairwise_accuracy,
     prime_advantage,
     step_rewards,
 )
@@ -193,11 +194,18 @@ def trainer(learning_rate=1e-2, **config):
     return OnlineTrainer(copy.deepcopy(base), base, reward, TASK.prompts, hyperparameters)
 
 
+def test_pairs_are_of_right_and_wrong_completions_of_one_prompt_and_ties_count_half():
+    score = torch.tensor([3.0, 1.0, 2.0, 9.0, 9.0, 9.0, 5.0, 5.0, 0.0])
+    right = torch.tensor([1, 0, 0, 1, 1, 1, 1, 0, 0]).bool()
+    assert float(pairwise_accuracy(score, right, 3)) == 3.5 / 4  # of all 9 in one group, less
+    right[6], right[0] = False, False
+    assert pairwise_accuracy(score, right, 3).isnan()
+
+
 def test_a_batch_is_scored_before_the_process_reward_learns_from_it():
     one = trainer()
     before = copy.deepcopy(one.reward.implicit.model.state_dict())
     batch = TASK.corpus(8, torch.Generator().manual_seed(0))
-    one.reward(batch)
     assert not one.reward.token_rewards(batch).any()
     assert float(one.reward.update()["process/loss"]) == pytest.approx(0.6931, abs=1e-3)
     assert one.reward.token_rewards(batch).any()
@@ -225,6 +233,46 @@ def test_prime_goes_on_from_its_checkpoint_as_if_it_had_never_stopped(tmp_path):
     ):
         for x, y in zip(a.parameters(), b.parameters(), strict=True):
             assert torch.equal(x, y)
+
+
+def test_neither_policy_nor_process_reward_learns_from_prompts_outside_the_band_of_accuracy():
+    """Every second prompt is right in all of its completions, the others in two of four."""
+
+    def verify(batch):
+        place = torch.arange(len(batch.ids)) if len(batch.ids) == 16 else kept
+        return (place % 8 < 4) | (place % 2 == 0)
+
+    kept = torch.tensor([4, 5, 6, 7, 12, 13, 14, 15])
+    seen = []
+
+    class Recording(Prime):
+        def token_rewards(self, batch):
+            seen.append(batch)
+            return super().token_rewards(batch)
+
+    one = trainer(accuracy=(0.2, 0.8))
+    one.reward = Recording(verify, one.reward.implicit, 1e-2)
+    asked = one.prompts(4, torch.Generator().manual_seed(5 * 1_000_003))
+    metrics = one.train(1)
+    assert metrics["rollout/kept"] == 0.5 and metrics["rollout/reward"] == 0.75
+    assert metrics["process/pairwise_accuracy"] == 0.5  # all of them are ties
+    assert metrics["process/accuracy"] == 0.5  # of phi, which is still silent, on what is kept
+    assert torch.equal(seen[0].prompts, asked[[1, 3]].repeat_interleave(4, 0))
+
+
+def test_a_rollout_without_a_prompt_inside_the_band_moves_nothing():
+    one = trainer(accuracy=(0.2, 0.8))
+    one.reward.verify = lambda batch: torch.ones(len(batch.ids), dtype=torch.bool)
+    before = [p.clone() for m in (one.policy, one.reward.implicit.model) for p in m.parameters()]
+    metrics = one.train(2)
+    assert metrics["rollout/kept"] == 0 and metrics["rollout/reward"] == 1 and one.num_steps == 2
+    after = [p for m in (one.policy, one.reward.implicit.model) for p in m.parameters()]
+    assert all(torch.equal(p, q) for p, q in zip(before, after, strict=True))
+
+
+def test_a_band_of_accuracy_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"accuracy=\(0.8, 0.2\)"):
+        OnlineConfig(accuracy=(0.8, 0.2))
 
 
 def test_bad_beta_is_refused():

@@ -24,6 +24,8 @@ PAIRS = [
     Pair("w10 w11", " w12 w13", " w14 w15"),
 ]
 
+EVEN = [Pair("w1 w2", " w3 w4", " w6 w5"), Pair("w7", " w8 w9", " w1 w1")]
+
 
 @pytest.fixture(scope="module")
 def tokenizer():
@@ -64,29 +66,41 @@ def models():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "ours"),
+    ("pairs", "ours", "theirs"),
     [
-        ("sigmoid", lambda s: losses.dpo(s, 0.3)),
-        ("hinge", lambda s: losses.slic(s, 0.3)),
-        ("ipo", lambda s: losses.ipo(s, 0.3, length_normalised=True)),
+        (PAIRS, lambda s: losses.dpo(s, 0.3), {"loss_type": ["sigmoid"]}),
+        (PAIRS, lambda s: losses.slic(s, 0.3), {"loss_type": ["hinge"]}),
+        (
+            PAIRS,
+            lambda s: losses.ipo(s, 0.3, length_normalised=True),
+            {"loss_type": ["ipo"]},
+        ),
+        # TRL takes a mean over the batch's tokens and ours over sequences: the same at one length.
+        (EVEN, losses.sft, {"loss_type": ["sft"]}),
+        (
+            EVEN,
+            lambda s: losses.rpo(s, 0.3, eta=0.5),
+            {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.3 * 0.5 * 3]},
+        ),
     ],
+    ids=["dpo", "slic", "ipo", "sft", "rpo"],
 )
-def test_loss_and_gradient_equal_trl(tmp_path, tokenizer, models, kind, ours):
+def test_loss_and_gradient_equal_trl(tmp_path, tokenizer, models, pairs, ours, theirs):
     import datasets
     import trl
 
     policy, ref = copy.deepcopy(models[0]), copy.deepcopy(models[1])
-    rows = [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in PAIRS]
+    rows = [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs]
     args = trl.DPOConfig(
         output_dir=str(tmp_path),
-        loss_type=[kind],
         beta=0.3,
-        per_device_train_batch_size=4,
+        per_device_train_batch_size=len(pairs),
         report_to="none",
         use_cpu=True,
         bf16=False,
         gradient_checkpointing=False,
         disable_dropout=True,
+        **theirs,
     )
     trainer = trl.DPOTrainer(
         model=policy,
@@ -96,12 +110,12 @@ def test_loss_and_gradient_equal_trl(tmp_path, tokenizer, models, kind, ours):
         processing_class=tokenizer,
     )
     batch = next(iter(trainer.get_train_dataloader()))
-    theirs = trainer.compute_loss(trainer.model, batch)
-    theirs.backward()
+    expected_loss = trainer.compute_loss(trainer.model, batch)
+    expected_loss.backward()
     expected = [p.grad.clone() for p in policy.parameters()]
     policy.zero_grad()
 
-    data = encode_pairs(PairData(PAIRS), lambda text: tokenizer.encode(text), eos=1)
+    data = encode_pairs(PairData(pairs), lambda text: tokenizer.encode(text), eos=1)
     model, reference = HuggingFaceModel(policy), HuggingFaceModel(ref)
     chosen, rejected = sequence_logps(model, data.both).chunk(2)
     with torch.no_grad():
@@ -109,7 +123,7 @@ def test_loss_and_gradient_equal_trl(tmp_path, tokenizer, models, kind, ours):
     lengths = data.chosen.lengths, data.rejected.lengths
     scores = Scores(chosen, rejected, ref_chosen, ref_rejected, *lengths, data.strength)
     loss = ours(scores).mean()
-    torch.testing.assert_close(loss, theirs, atol=1e-5, rtol=0)
+    torch.testing.assert_close(loss, expected_loss, atol=1e-5, rtol=0)
     loss.backward()
     for p, grad in zip(policy.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, grad, atol=1e-5, rtol=0)
