@@ -50,6 +50,9 @@ def load_checkpoint(
     file = Path(path)
     if not file.is_file():
         raise CheckpointError(f"checkpoint {str(path)!r}: there is no such file")
+    with file.open("rb") as stream:
+        if stream.read(1) == b"\x80":  # ours are archives, whose pickle is read word by word
+            raise _refused(path, "a bare pickle")
     try:
         content = torch.load(file, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -57,11 +60,7 @@ def load_checkpoint(
         reason = str(error).partition("GLOBAL ")[2].split(" ")[0]
         if not reason:
             raise _unreadable(path, error) from error
-        raise CheckpointError(
-            f"checkpoint {str(path)!r}: it asks for {reason}, which could execute code, so it is "
-            "refused; checkpoints hold tensors, numbers and text only. Delete it unless you know "
-            "where it comes from"
-        ) from None
+        raise _refused(path, f"{reason}, asked for by its pickle,") from None
     except Exception as error:
         raise _unreadable(path, error) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -77,4 +76,11 @@ def _unreadable(path: str | Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"checkpoint {str(path)!r}: cannot be read ({type(error).__name__}); it is cut off or no "
         "checkpoint: put an earlier one in its place, or delete it to begin anew"
+    )
+
+
+def _refused(path: str | Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint {str(path)!r}: {what} could execute code, so it is refused: checkpoints hold "
+        "tensors, numbers and text. Delete it, unless you trust whoever wrote it"
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
 import math
 import os
 import shlex
+import signal
 import sys
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -124,7 +127,6 @@ def train(
     Example: rewardzoo train --env rewardzoo/CartPole-v0 --set learning_rate=0.0025
     """
     import gymnasium
-    from filelock import FileLock, Timeout
 
     from .callbacks import Evaluation, Saving
     from .jobs import make_envs
@@ -134,6 +136,8 @@ def train(
 
     kind = AGENTS[agent]
     check_env_id(env)
+    if video and eval_every is None:
+        raise ValueError("--video: films evaluations; say how often with --eval-every")
     if save is not None:
         check_savable(kind)
     folder = out or Path("runs") / "train" / env.replace("/", "-")
@@ -146,54 +150,47 @@ def train(
     for each in (folder, save):
         if each is not None:
             _writable(each)
-    lock = FileLock(folder / ".lock")  # the system frees it when its process ends, however
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(
-            f"--out {folder}: another training is using it; wait for it, or use another folder"
-        ) from None
-    saving = Saving(checkpoint)
-    evaluation = None
-    if video and eval_every is None:
-        raise ValueError("--video: films evaluations; say how often with --eval-every")
-    if eval_every is not None:
-        fresh = make_envs(env, reward, min(num_envs, 64), device)
-        fresh.reward_function.match_gamma(learner.gamma)
-        best, to_beat = folder / "best.pt", -math.inf
-        if resume and best.is_file():
-            scores = kind.load(best, env=fresh).evaluate(fresh, 20)
-            to_beat = float(scores["objective"].mean())
-        film = gymnasium.make(env, render_mode="rgb_array") if video else None
-        evaluation = Evaluation(
-            fresh, eval_every, 20, to_beat, best=best, film=film, folder=folder / "videos"
-        )
+    with _held(folder):
+        saving = Saving(checkpoint)
+        evaluation = None
+        if eval_every is not None:
+            fresh = make_envs(env, reward, min(num_envs, 64), device)
+            if hasattr(learner, "gamma"):
+                fresh.reward_function.match_gamma(learner.gamma)
+            best, to_beat = folder / "best.pt", -math.inf
+            if resume and best.is_file():
+                scores = kind.load(best, env=fresh).evaluate(fresh, 20)
+                to_beat = float(scores["objective"].mean())
+            film = gymnasium.make(env, render_mode="rgb_array") if video else None
+            evaluation = Evaluation(
+                fresh, eval_every, 20, to_beat, best=best, film=film, folder=folder / "videos"
+            )
 
-    def after_iteration(agent: Any, metrics: dict[str, float]) -> None:
-        if evaluation is not None:
-            evaluation(agent, metrics)
-        saving(agent, metrics)
+        def after_iteration(agent: Any, metrics: dict[str, float]) -> None:
+            if evaluation is not None:
+                evaluation(agent, metrics)
+            saving(agent, metrics)
 
-    try:
-        learner.learn(
-            max(0, steps - learner.num_timesteps),
-            callback=after_iteration,
-            reset_num_timesteps=False,
-            progress_bar=console.is_terminal,
-            log_dir=folder,
-        )
-    except KeyboardInterrupt:
+        try:
+            learner.learn(
+                max(0, steps - learner.num_timesteps),
+                callback=after_iteration,
+                reset_num_timesteps=False,
+                progress_bar=console.is_terminal,
+                log_dir=folder,
+            )
+        except KeyboardInterrupt:
+            learner.save(checkpoint)
+            console.print(f"stopped; saved {checkpoint}. Go on with the same command and --resume")
+            raise typer.Exit(130) from None
         learner.save(checkpoint)
-        console.print(f"stopped; saved {checkpoint}. Go on with the same command and --resume")
-        raise typer.Exit(130) from None
-    learner.save(checkpoint)
-    recipe = Recipe(env, reward, agent, steps, num_envs, learner.seed)
-    scores = score(learner, recipe)
-    text = "  ".join(f"{k} {float(v.mean()):.3f}" for k, v in scores.items())
-    console.print(f"{text}  (mean of 100 episodes)\nsaved {checkpoint}")
-    if save is not None:
-        save_policy(save, learner, recipe, scores)
-        console.print(f"saved {save}, a policy with its card")
+        recipe = Recipe(env, reward, agent, steps, num_envs, getattr(learner, "seed", seed))
+        scores = score(learner, recipe, 100, min(num_envs, 64), device)
+        text = "  ".join(f"{k} {float(v.mean()):.3f}" for k, v in scores.items())
+        console.print(f"{text}  (mean of 100 episodes)\nsaved {checkpoint}")
+        if save is not None:
+            save_policy(save, learner, recipe, scores)
+            console.print(f"saved {save}, a policy with its card")
 
 
 @app.command()
@@ -259,7 +256,7 @@ def _run(experiment: Any, jobs: Any, budget: str, workers: int, launcher: str, f
     try:
         run_jobs(jobs, workers, console, launcher)
     except KeyboardInterrupt:
-        console.print("stopped; every run has saved its state. Go on with the same command")
+        console.print("stopped; what is finished is kept. Go on with the same command")
         raise typer.Exit(130) from None
     command = shlex.join(["rewardzoo", *sys.argv[1:]])
     results = collect_results(experiment, jobs, command, budget)
@@ -395,6 +392,8 @@ def doctor(
 
 def main() -> None:
     """The ``rewardzoo`` command: one line for every error, exit code 2 for bad input."""
+    # What ends a job on a cluster or in a container: save as for Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except Exception as error:
@@ -427,6 +426,24 @@ def _writable(folder: Path) -> None:
         raise ValueError(
             f"--out {folder}: cannot write there ({error.strerror}); choose another folder"
         ) from None
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep others out of ``folder``; the system lets them in when this process ends, however."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"--out {folder}: another training is using it; wait for it, or use another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _first_line(entry: Any) -> str:

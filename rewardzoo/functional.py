@@ -1,10 +1,10 @@
 """FuncEnv: dynamics written once in batched torch, behind two faces for Gymnasium.
 
 ``FunctionalEnv`` (``functional_single.py``) is the batch of one with NumPy at its edge, for
-``gymnasium.make``; ``FunctionalVectorEnv`` (``functional_vector.py``) is the batch of N with tensors
-that stay on the device, for ``gymnasium.make_vec``. Both draw from counter-based random numbers
-(``random.py``), so row ``i`` of a batch seeded with ``s`` is the single environment seeded with
-``s + i``.
+``gymnasium.make``; ``FunctionalVectorEnv`` (``functional_vector.py``) is the batch of N with
+tensors that stay on the device, for ``gymnasium.make_vec``. Both draw from counter-based random
+numbers (``random.py``), so row ``i`` of a batch seeded with ``s`` is the single environment seeded
+with ``s + i``.
 """
 
 from __future__ import annotations

@@ -263,7 +263,7 @@ def collect_results(
     """Read what finished jobs wrote.
 
     Raises:
-        ExperimentError: if an arm has no finished job.
+        ExperimentError: if an arm has no finished job, or a result is damaged.
     """
     arms = []
     seconds = 0.0
@@ -272,7 +272,7 @@ def collect_results(
         done = [job for job in jobs if job.arm == i and job.finished]
         if not done:
             raise ExperimentError(f"arm {arm.label!r}: no finished run in {jobs[0].folder.parent}")
-        finals = [json.loads((job.folder / "result.json").read_text()) for job in done]
+        finals = [_read_result(job.folder / "result.json") for job in done]
         seconds += sum(f["seconds"] for f in finals)
         logs = [_read_lines(job.folder / "metrics.jsonl") for job in done]
         points = min(len(lines) for lines in logs)
@@ -356,6 +356,17 @@ def _claim_folder(job: Job, arm: Arm | Measure) -> None:
             "use another --out, or --fresh to delete it"
         )
     write_atomic(path, text)
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    try:
+        result = json.loads(path.read_text())
+        return {"final": dict(result["final"]), "seconds": float(result["seconds"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ExperimentError(
+            f"result {str(path)!r}: it is damaged ({type(error).__name__}); delete it and run "
+            "again: the job goes on from its checkpoint"
+        ) from None
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

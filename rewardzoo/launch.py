@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import traceback
 from collections.abc import Callable, Sequence
@@ -84,6 +85,7 @@ def attempt(job: Job, report: Callable[[dict[str, float]], None], stop: Callable
     except Interrupted:
         raise
     except Exception as error:
-        (job.folder / "log.txt").write_text(traceback.format_exc())
+        with contextlib.suppress(OSError):  # a full disk may be what stopped the job
+            (job.folder / "log.txt").write_text(traceback.format_exc())
         return " ".join(f"{type(error).__name__}: {error}".split())
     return ""

@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS judgements (
 ) WITHOUT ROWID
 """
 _KEY = "model = ? AND prompt = ? AND message"
+LONGEST_LEASE = 1200.0  # seconds
 _ROWS = 500  # in one query: SQLite bounds the number of parameters
 
 
@@ -44,7 +45,7 @@ class JudgementCache:
         path: of the file; it is made if missing.
         model: name of the judge.
         prompt: version of what it is asked.
-        lease: seconds for which a claim holds.
+        lease: seconds for which a claim holds, at most 1,200.
 
     Raises:
         ValueError: if the file is no such cache.
@@ -53,7 +54,7 @@ class JudgementCache:
     def __init__(self, path: str | Path, model: str, prompt: str, lease: float = 120.0) -> None:
         self.path = Path(path)
         self.key = (model, prompt)
-        self.lease = number("lease", lease, 0.0)
+        self.lease = number("lease", lease, 0.0, LONGEST_LEASE)
         self._owner = uuid.uuid4().hex
         self._lock = threading.Lock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,10 @@ class JudgementCache:
                 ).fetchone()
                 if row is not None:
                     score, owner, until = row
-                    if score is not None or owner != self._owner and until > now:
+                    if score is not None:
+                        continue
+                    # A claim further ahead than any lease was made before the clock was set back.
+                    if owner != self._owner and now < until <= now + LONGEST_LEASE:
                         continue
                 self._db.execute(
                     "INSERT OR REPLACE INTO judgements VALUES (?, ?, ?, NULL, ?, ?)",

@@ -354,7 +354,7 @@ def pay(fn: RewardFunction, transition: Transition, all_valid: bool = False) -> 
         if not math.isfinite(reward.dot(reward)):
             bad = unpayable(torch.as_tensor(reward))
             if bool(bad.any()):
-                raise RewardError(_describe(fn, reward, bad))
+                raise RewardError(_describe(fn, reward, bad, transition.episode_step))
     return reward
 
 
@@ -363,7 +363,7 @@ def unpayable(reward: Tensor) -> Tensor:
     return torch.isfinite(reward).logical_not()
 
 
-def _describe(fn: RewardFunction, reward: Any, bad: Tensor) -> str:
+def _describe(fn: RewardFunction, reward: Any, bad: Tensor, episode_step: Any) -> str:
     row = int(bad.nonzero()[0, 0])
     name, value = fn.name, reward
     for term, paid in fn.terms().items():
@@ -371,4 +371,7 @@ def _describe(fn: RewardFunction, reward: Any, bad: Tensor) -> str:
             name, value = term, paid
             break
     amount = float(value[row])
-    return f"reward function {name}: paid {amount} in row {row}, expected a finite number"
+    return (
+        f"reward function {name}: paid {amount} in row {row}, expected a finite number (at step "
+        f"{int(episode_step[row])} of its episode, counted from 0)"
+    )

@@ -1,0 +1,68 @@
+"""The soak: it sees what is kept, is not fooled by spikes, and lasts only when it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rewardzoo.experiments import benchmarks
+from rewardzoo.experiments.benchmarks import soak
+
+
+def readings(growth: float) -> list[tuple[float, float]]:
+    """Half an hour that warms up by 500 MB, with noise, and a spike in every tenth reading."""
+    minutes = np.linspace(0.1, 30.0, 300)
+    rng = np.random.default_rng(0)
+    megabytes = 300.0 + growth * minutes + rng.normal(0.0, 1.0, 300)
+    megabytes += np.where(minutes < 5.0, 100.0 * (minutes - 5.0), 0.0)
+    megabytes[::10] += 200.0
+    return list(zip(minutes.tolist(), megabytes.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("growth", [0.0, 0.5, 3.0])
+def test_the_slope_is_that_after_warming_up(growth: float) -> None:
+    found, low, high = soak.slope(readings(growth))
+    assert low <= growth <= high and abs(found - growth) < 0.05  # five standard errors
+
+
+def test_too_few_readings_are_told() -> None:
+    with pytest.raises(ValueError, match="readings: 1 after warming up, expected at least 3"):
+        soak.slope([(0.1, 100.0), (30.0, 100.0)])
+
+
+def test_what_is_kept_is_seen() -> None:
+    before = soak._megabytes()
+    kept = np.ones(8_000_000)
+    assert soak._megabytes() - before == pytest.approx(kept.nbytes / 2**20, abs=2.0)
+
+
+def test_a_round_goes_on_with_the_agent_that_was_read_again(tmp_path: Path) -> None:
+    learner = soak._learner(*soak._SETTINGS[0])
+    for steps in (1024, 2048):
+        before, learner = learner, soak._round(learner, tmp_path)
+        assert learner[0] is not before[0] and learner[0].num_timesteps == steps
+
+
+def test_it_lasts_at_least_one_round() -> None:
+    rounds: list[int] = []
+    found = soak.soak(1e-9, lambda line: None, lambda: rounds.append(1))
+    assert len(found) == len(rounds) == 1 and found[0][0] > 0.0 and found[0][1] > 50.0
+
+
+@pytest.mark.parametrize(("growth", "met"), [(0.5, True), (3.0, False)])
+def test_it_is_run_by_its_name_alone_and_judged(
+    growth: float, met: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def quick(minutes: float, say: Any) -> Any:
+        asked.append(minutes)
+        return readings(growth)
+
+    monkeypatch.setattr(soak, "soak", quick)
+    monkeypatch.setattr(benchmarks, "BENCHMARKS", ("soak",))
+    assert benchmarks.main() and asked == []
+    assert benchmarks.main("soak") is met and asked == [30.0]
