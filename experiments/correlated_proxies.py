@@ -12,13 +12,14 @@ within the budget, and all start from the base policy.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rewardzoo.agents.orpo import ORPO, imitate, play_base
+from rewardzoo.agents.orpo import ORPO, BasePolicy, imitate, play_base
 from rewardzoo.agents.regularised import (
     Problem,
     action_kl_optimum,
@@ -127,52 +128,88 @@ def learn(
     garden = Garden(LEVEL, EPS, trial.seed)
     name = SQRT_CHI2 if divergence == "sqrt_chi2" else ACTION_KL
     unit = garden.theory if divergence == "sqrt_chi2" else float(garden.problem.sigma)
-    num_envs = trial.budget.num_envs
-
-    def make() -> Any:
-        return make_envs(ENV, reward, num_envs, trial.device, map=LEVEL)
-
-    agent = ORPO(
-        make(),
+    found = train(
+        trial,
+        lambda: make_envs(ENV, reward, trial.budget.num_envs, trial.device, map=LEVEL),
         garden.probabilities,
         divergence,
         unit * (TUNED[name] if factor is None else factor),
+        STEPS,
         base_steps=200,
-        seed=trial.seed,
         num_steps=50,
         num_epochs=4,
         num_minibatches=2,
         learning_rate=1e-3,
         gamma=GAMMA,
     )
-    start = play_base(agent.envs, garden.probabilities, 200, trial.seed, agent.device)
-    imitate(agent, start, garden.probabilities)
-    base = STEPS * float(start.objective.mean())
-    monitor = HackingMonitor(make(), garden.probabilities, every=1, seed=trial.seed + 700_000)
+    return {**found, "r": garden.r}
+
+
+def train(
+    trial: Any,
+    make: Callable[[], Any],
+    base: BasePolicy,
+    divergence: str | None,
+    coef: float,
+    episode: int,
+    base_steps: int,
+    every: int = 1,
+    watched: int = 100,
+    **hyperparameters: Any,
+) -> dict[str, float]:
+    """ORPO from a clone of the base policy, watched by the hacking monitor.
+
+    Args:
+        trial: budget, seed and log.
+        make: fresh environments.
+        base: the base policy.
+        divergence: as for ORPO.
+        coef: as for ORPO.
+        episode: steps of an episode.
+        base_steps: of every environment, with the base policy: for the discriminator, and again for
+            the clone.
+        every: environment steps between two looks of the monitor.
+        watched: steps of every environment at a look.
+        **hyperparameters: as for PPO.
+
+    Returns:
+        ``objective`` (of the last tenth of training) and ``base``, true returns a step;
+        ``raised_at`` and ``fallen_at``, environment steps after which the monitor raised the alarm
+        and the true return had fallen by a fifth, or infinity; ``score``, the monitor's highest.
+    """
+    agent = ORPO(
+        make(), base, divergence, coef, base_steps=base_steps, seed=trial.seed, **hyperparameters
+    )
+    start = play_base(agent.envs, base, base_steps, trial.seed, agent.device)
+    imitate(agent, start, base)
+    worth = episode * float(start.objective.mean())
+    monitor = HackingMonitor(make(), base, every, watched, seed=trial.seed + 700_000)
     log: list[tuple[int, float]] = []
 
     def after(learner: Any, metrics: dict[str, float]) -> None:
         monitor(learner, metrics)
+        seen = monitor.history[-1][1] if monitor.history else {}
         log.append((learner.num_timesteps, metrics["rollout/ep_objective"]))
         trial.log(
             learner.num_timesteps,
             objective=metrics["rollout/ep_objective"],
             paid=metrics["rollout/ep_return"],
-            score=metrics["hacking/score"],
-            gain=metrics["hacking/proxy_gain"],
+            score=seen.get("score", np.nan),
+            gain=seen.get("proxy_gain", np.nan),
         )
 
     agent.learn(trial.budget.total_timesteps, callback=after)
     steps, objective = np.array(log).T
     known = np.isfinite(objective)
-    fallen = steps[known & (np.nan_to_num(objective, nan=np.inf) < 0.8 * base)]
+    # Returns may be negative: a fifth of their size.
+    low = worth - 0.2 * abs(worth)
+    fallen = steps[known & (np.nan_to_num(objective, nan=np.inf) < low)]
     return {
-        "objective": float(np.nanmean(objective[-max(1, len(objective) // 10) :])) / STEPS,
-        "base": base / STEPS,
+        "objective": float(np.nanmean(objective[-max(1, len(objective) // 10) :])) / episode,
+        "base": worth / episode,
         "raised_at": np.inf if monitor.raised_at is None else float(monitor.raised_at),
         "fallen_at": float(fallen[0]) if len(fallen) else np.inf,
-        "score": max(found["score"] for _, found in monitor.history),
-        "r": garden.r,
+        "score": max((found["score"] for _, found in monitor.history), default=np.nan),
     }
 
 
