@@ -3,9 +3,19 @@
 Blondé, Strasser, Kalousis (2022): a locally Lipschitz reward is a *sine qua non* of off-policy
 adversarial imitation. Arms of a task differ in the penalty and in spectral normalisation alone;
 demonstrations, learner, steps and evaluations are the same. Scaled down: the tasks with the
-shortest way to an expert's return, networks of 64 units, a gradient step for two environment steps,
-16 worlds at once, and far fewer steps than the authors'. All arms are scaled down alike, so that
-they can be compared; whether a steep reward fails later, or on harder tasks, is not seen.
+shortest way to an expert's return, networks of 64 units, a gradient step for two environment steps
+(Hopper: for each), 16 worlds at once, and far fewer steps than the authors'. All arms of a task are
+scaled down alike, so that they can be compared; whether a steep reward fails later, or on harder
+tasks, is not seen.
+
+Settings and budgets were chosen with the method's arm alone. On Hopper one gradient step for two
+environment steps was too few: share of the expert's return .77 [.46, 1.09] at 131,072 steps, on
+seeds 400 to 404, which report no longer. With one for each, tuning seed 0 goes from .33 at 32,768
+steps to 1.10 at 98,304 and 1.17 at 131,072; seed 1, .52 at 98,304, is at 1.09 by 131,072. It came
+late, so the budget is half as much again. Networks of 128 units and batches of 128, with as many
+steps of the discriminator as of the critics, were far behind on seed 0: a training return of 441
+at 61,440 steps, against 1,747 at 65,536. InvertedPendulum was not sure after 8,192 steps, 1.00
+[.63, 1], on those seeds; now it has twice as many.
 """
 
 from __future__ import annotations
@@ -34,7 +44,7 @@ PAPER = (
     "Blondé, Strasser, Kalousis (2022), Lipschitzness Is All You Need To Tame Off-policy "
     "Generative Adversarial Imitation Learning"
 )
-STEPS = {"InvertedPendulum": 0.25, "InvertedDoublePendulum": 1.0, "Hopper": 4.0}
+STEPS = {"InvertedPendulum": 0.5, "InvertedDoublePendulum": 1.0, "Hopper": 6.0}
 """Tasks, and how many times the budget's steps each is given."""
 ARMS: dict[str, dict[str, Any]] = {
     "penalty": {},
@@ -55,6 +65,8 @@ _LEARNER = {
     "actor_hidden": (64, 64),
     "critic_hidden": (64, 64),
 }
+_LEARNERS: dict[str, dict[str, Any]] = {"Hopper": {"num_steps": 8, "updates_per_step": 1.0}}
+"""What tasks change of that: twice as many gradient steps, in blocks, since each block costs."""
 _REWARD = {"hidden": (64, 64), "updates_per_step": 0.5, "absorbing": False}
 """Without absorbing states, chosen on tuning seeds: a fallen pole ends the episode and the reward
 is never negative, so living is paid for anyway; with them some runs learn to fall at once."""
@@ -109,7 +121,8 @@ def imitate(
     if checkpoint.is_file():
         agent = GAIL.load(checkpoint, env=envs, compile=compile)
     else:
-        agent = GAIL(envs, trial.seed, compile=compile, monitor_every=every, **_LEARNER)
+        learner = {**_LEARNER, **_LEARNERS.get(task, {})}
+        agent = GAIL(envs, trial.seed, compile=compile, monitor_every=every, **learner)
     points = json.loads(log.read_text()) if log.is_file() else []
     window: list[dict[str, float]] = []
 
@@ -316,8 +329,8 @@ EXPERIMENT = Experiment(
         Claim("The slope is held", slope_is_held),
         Claim("The value's slope is bounded", value_is_bounded),
     ],
-    seeds=tuple(range(400, 410)),
-    tuning_seeds=(0, 1, 100, 101, 200),
+    seeds=tuple(range(500, 510)),
+    tuning_seeds=(0, 1, 100, 101, 200, *range(400, 405)),
     columns=COLUMNS,
     figures=[
         Figure(

@@ -32,6 +32,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "nagard": {"penalty": "nagard"},
     "R1": {"penalty": "expert", "k": 0.0},
     "preconditioned": {"precondition": True},
+    "positive-unlabelled": {"positive_share": 0.25},
     CLIPPED: {"penalty": "none", "spectral_norm": False, "clip": 1.0},
 }
 EQUIVALENT = 0.1  # of the expert's return, fixed before looking

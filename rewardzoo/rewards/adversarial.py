@@ -60,6 +60,8 @@ class AdversarialReward(RewardFunction):
         spectral_norm: divide the hidden layers by their largest singular value.
         label_smoothing: the expert's labels are uniform between these.
         entropy: weight of the discriminator's entropy.
+        positive_share: of the agent's rows, the share that counts as the expert's own
+            (positive-unlabelled learning; Blondé et al. try .25); None: none is.
         state_only: score (state, next state), so that the expert's actions are not needed.
         absorbing: see above.
         normalise: standardise observations by the demonstrations' moments.
@@ -79,7 +81,8 @@ class AdversarialReward(RewardFunction):
 
     Paper: Blondé, Strasser, Kalousis (2022), "Lipschitzness is all you need to tame off-policy
     generative adversarial imitation learning"; absorbing states: Kostrikov et al. (2019),
-    "Discriminator-actor-critic".
+    "Discriminator-actor-critic"; positive and unlabelled: Xu, Denil (2019), "Positive-unlabeled
+    reward learning".
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class AdversarialReward(RewardFunction):
         spectral_norm: bool = True,
         label_smoothing: tuple[float, float] = (0.7, 1.2),
         entropy: float = 1e-3,
+        positive_share: float | None = None,
         state_only: bool = False,
         absorbing: bool = True,
         normalise: bool = True,
@@ -116,8 +120,14 @@ class AdversarialReward(RewardFunction):
             raise ValueError(f"label_smoothing={label_smoothing}: expected 0 <= low <= high")
         self.demos, self.form, self.penalty = demos, form, penalty
         k, coef = number("k", k, 0.0), number("coef", coef, 0.0)
+        if positive_share is not None and not 0.0 < positive_share < 1.0:
+            raise ValueError(f"positive_share={positive_share}: expected None or 0 < share < 1")
         self.weights = LossWeights(
-            0.0 if penalty == "none" else coef, k, bool(one_sided), number("entropy", entropy, 0.0)
+            0.0 if penalty == "none" else coef,
+            k,
+            bool(one_sided),
+            number("entropy", entropy, 0.0),
+            positive_share,
         )
         self.labels = (low, high)
         self.spectral_norm, self.state_only = bool(spectral_norm), bool(state_only)

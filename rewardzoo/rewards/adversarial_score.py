@@ -132,6 +132,7 @@ class LossWeights(NamedTuple):
     k: float
     one_sided: bool
     entropy: float
+    positive_share: float | None = None  # eta
 
 
 def discriminator_loss(
@@ -143,6 +144,11 @@ def discriminator_loss(
     through the target too, without which it would be exactly 0. There is no penalty where
     ``coef`` is 0.
 
+    With a ``positive_share`` eta, the agent's rows are a mixture of which that share is the
+    expert's, and the first two terms are the non-negative risk of positive-unlabelled learning,
+    ``eta BCE(f(x_E), y_E) + max(0, BCE(f(x), 0) - eta BCE(f(x_E), 0))``: its best score has
+    ``sigmoid(f) = eta y_E p_E / p_agent``.
+
     Args:
         f: (B, D) to scores (B,).
         batch: rows, labels and points.
@@ -152,12 +158,18 @@ def discriminator_loss(
         The loss, and (6,) loss, penalty, accuracy on the agent's rows and on the expert's, mean
         score of the agent's rows and of the expert's.
 
-    Paper: Blondé, Strasser, Kalousis (2022), with label smoothing of Salimans et al. (2016).
+    Paper: Blondé, Strasser, Kalousis (2022), with label smoothing of Salimans et al. (2016);
+    positive and unlabelled: Xu, Denil (2019), "Positive-unlabeled reward learning".
     """
     score, expert = f(batch.agent), f(batch.expert)
     both = torch.cat([score, expert])
     fits = functional.softplus(score).mean()
-    fits = fits + (functional.softplus(expert) - batch.labels * expert).mean()
+    positive = (functional.softplus(expert) - batch.labels * expert).mean()
+    share = weights.positive_share
+    if share is None:
+        fits = fits + positive
+    else:
+        fits = (fits - share * functional.softplus(expert).mean()).clamp(min=0.0) + share * positive
     entropy = (functional.softplus(both) - both.sigmoid() * both).mean()
     loss = fits - weights.entropy * entropy
     penalty = torch.zeros_like(loss)

@@ -76,7 +76,7 @@ def constant(fn, score):
 # ---- the loss ------------------------------------------------------------------------------------
 
 
-def counted(agent, expert, label):
+def counted(agent, expert, label, weights=PLAIN):
     """The scores of a finite space that minimise the loss on so many rows of each side."""
     rows = [torch.arange(len(n)).repeat_interleave(n) for n in (agent, expert)]
     one_hot = [functional.one_hot(r, len(agent)).double() for r in rows]
@@ -86,7 +86,7 @@ def counted(agent, expert, label):
 
     def closure():
         optimizer.zero_grad()
-        loss, _ = discriminator_loss(lambda x: x @ f, batch, PLAIN)
+        loss, _ = discriminator_loss(lambda x: x @ f, batch, weights)
         loss.backward()
         return loss
 
@@ -109,6 +109,25 @@ def test_the_best_score_is_the_log_ratio_of_probabilities_shrunk_by_smoothing(la
 def test_perfect_separation_gives_the_mean_label_not_one():
     found = counted(torch.tensor([5, 0]), torch.tensor([0, 5]), 0.95)
     assert found[1].sigmoid().item() == pytest.approx(0.95, abs=1e-6)
+
+
+@pytest.mark.parametrize("label", [1.0, 0.95])
+def test_where_the_agents_rows_are_partly_the_experts_the_best_score_is_that_part(label):
+    eta, agent, expert = 0.2, torch.tensor([1, 2, 3, 4]), torch.tensor([4, 3, 2, 1])
+    found = counted(agent, expert, label, PLAIN._replace(positive_share=eta))
+    wanted = eta * label * expert / agent
+    torch.testing.assert_close(found.sigmoid(), wanted.double(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_risk_of_unlabelled_rows_that_is_negative_counts_as_none():
+    f = torch.tensor([-9.0, -8.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    rows, label, eta = torch.eye(4, dtype=torch.float64), torch.full((2,), 0.9).double(), 0.25
+    batch = Minibatch(rows[:2], rows[2:], label, rows[:2])
+    weights = PLAIN._replace(positive_share=eta)
+    loss, _ = discriminator_loss(lambda x: x @ f, batch, weights)
+    positive = functional.binary_cross_entropy_with_logits(f[2:], label)
+    torch.testing.assert_close(loss, eta * positive)
+    assert torch.autograd.grad(loss, f)[0][:2].tolist() == [0.0, 0.0]
 
 
 def test_equal_sides_are_paid_by_the_smoothing_alone():
@@ -283,6 +302,7 @@ def test_it_keeps_the_contract_of_reward_functions(options):
         ({"penalty": "r1"}, "penalty='r1'"),
         ({"k": -1.0}, "k=-1.0"),
         ({"label_smoothing": (1.0, 0.5)}, "label_smoothing"),
+        ({"positive_share": 0.0}, "positive_share=0.0"),
         ({"memory": 4}, "memory=4: expected at least 8"),
         ({"demos": demonstrations(obs=4)}, "demos: obs is"),
         ({"demos": demonstrations(action=1)}, "demos: action is"),
