@@ -112,7 +112,13 @@ def test_the_embedded_judge_takes_the_models_leaning_off(model):
 
 def test_the_command_serves_until_it_is_interrupted():
     command = [sys.executable, "-m", "rewardzoo", "llm", "serve", "--port", "0", "--threads", "1"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs inherit an ignored SIGINT, and the tests may be one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         name, _, url, *_ = server.stdout.readline().split()
         assert ChatClient(url, timeout=60).model == name == "SmolLM2-135M-Instruct.Q4_1"
