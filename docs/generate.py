@@ -38,6 +38,11 @@ OUT = HERE / "generated"
 # ---- docstrings ----------------------------------------------------------------------------------
 
 
+def own_rewards() -> list[str]:
+    """Names of the project's reward functions, without those of plugins that are loaded."""
+    return [name for name in REWARDS if REWARDS[name].__module__.startswith("rewardzoo.")]
+
+
 def first_line(docstring: str | None) -> str:
     """What a docstring says first, as Markdown."""
     return paragraphs((docstring or "").strip().partition("\n")[0])
@@ -199,14 +204,14 @@ def write_rewards() -> None:
         f"## {name} {{ #{name} }}\n\n`{name}{signature(REWARDS[name])}`\n\n"
         + paragraphs(REWARDS[name].__doc__, "####")
         + f"\n\n{where(REWARDS[name])}"
-        for name in REWARDS
+        for name in own_rewards()
     ]
     intro = (
         "A reward function is a name with arguments, in arithmetic with others: "
         '`--reward "objective + 0.1 * novelty()"`. Tables, functions and models are given in '
         "Python. [Which one to choose](../choosing.md)."
     )
-    index = index_of((name, first_line(REWARDS[name].__doc__)) for name in REWARDS)
+    index = index_of((name, first_line(REWARDS[name].__doc__)) for name in own_rewards())
     write("rewards.md", "\n\n".join(["# Reward functions", intro, index, *chapters]))
 
 
@@ -349,7 +354,7 @@ def write_citations() -> None:
     }
     rewards = {
         f"[`{name}`](rewards.md#{name})": section(REWARDS[name].__doc__, "Papers?")
-        for name in REWARDS
+        for name in own_rewards()
     }
     agents = {f"[`{name}`](agents.md#{name})": source_of(AGENTS[name]) for name in AGENTS}
     experiments = {f"[`{n}`](experiments.md#{n})": EXPERIMENTS[n].paper for n in EXPERIMENTS}

@@ -18,6 +18,7 @@ import typer
 
 from rewardzoo.cli import app
 from rewardzoo.registration import AGENTS, EXPERIMENTS, REWARDS, check_env_id, env_ids
+from rewardzoo.rewards import RewardFunction
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -50,6 +51,8 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         out = tmp_path_factory.mktemp("docs") / "generated"
         patch.setattr(generate, "OUT", out)
         patch.setattr(gallery, "film_of", lambda film: b"GIF89a")
+        plugins = type("Plugins", (RewardFunction,), {"__module__": "rewardzoo_plugin_mine"})
+        patch.setitem(generate.REWARDS._entries, "of_a_plugin", plugins)  # which no page may name
         generate.main(slow=False)
         gallery.write_gallery(out)
         yield out
@@ -205,6 +208,10 @@ def test_every_module_is_in_the_reference_and_every_paper_can_be_cited(generated
     assert "Schulman et al. 2017" in cite  # PPO's, from its module
     for name in EXPERIMENTS:
         assert f"(experiments.md#{name})" in cite
+
+
+def test_what_plugins_register_is_not_documented(generated: Path) -> None:
+    assert not [p.name for p in generated.rglob("*.md") if "of_a_plugin" in p.read_text()]
 
 
 def test_links_lead_to_pages_and_headings(generated: Path, docs: Any) -> None:
