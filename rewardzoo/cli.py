@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import importlib.util
@@ -11,7 +10,6 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -131,6 +129,7 @@ def train(
     from .callbacks import Evaluation, Saving
     from .jobs import make_envs
     from .registration import AGENTS, check_env_id
+    from .results import hold
     from .settings import parse_settings
     from .zoo.policies import Recipe, check_savable, save_policy, score
 
@@ -150,7 +149,7 @@ def train(
     for each in (folder, save):
         if each is not None:
             _writable(each)
-    with _held(folder):
+    with hold(folder):
         saving = Saving(checkpoint)
         evaluation = None
         if eval_every is not None:
@@ -324,17 +323,13 @@ def play(
 ) -> None:
     """Watch one episode, in the terminal or as a GIF."""
     from .registration import check_env_id
-    from .video import record_episode
+    from .video import record_episode, show
     from .zoo.policies import load_agent
 
     check_env_id(env)
     policy = None if checkpoint is None else load_agent(checkpoint, env, reward)
     frames = record_episode(env, policy, steps, seed, gif=out)
-    if out is None:
-        for frame in frames:
-            console.print(frame, markup=False, highlight=False)
-    else:
-        console.print(f"{len(frames)} frames in {out}")
+    show(frames, out, console)
 
 
 @app.command()
@@ -426,24 +421,6 @@ def _writable(folder: Path) -> None:
         raise ValueError(
             f"--out {folder}: cannot write there ({error.strerror}); choose another folder"
         ) from None
-
-
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Keep others out of ``folder``; the system lets them in when this process ends, however."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(
-            f"--out {folder}: another training is using it; wait for it, or use another folder"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _first_line(entry: Any) -> str:

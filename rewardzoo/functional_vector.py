@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import gymnasium
-import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
@@ -16,7 +15,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 from .autoreset import parse_autoreset_mode
 from .compiled import Program, flattener
 from .functional import FuncEnv, check_render_mode, load, overrides
-from .random import Rng
+from .random import Rng, row_seeds
 from .transition import select, to_torch
 
 
@@ -140,7 +139,7 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             carry = self._carry or self._blank()
             rows = torch.ones_like(carry.over) if mask is None else self._mask(mask)
             if seed is not None or self._carry is None:
-                seeds = self._seeds(seed)
+                seeds = torch.from_numpy(row_seeds(self, seed)).to(self.device)
                 carry = carry._replace(
                     seed=torch.where(rows, seeds, carry.seed),
                     episode=torch.where(rows, -1, carry.episode),
@@ -301,19 +300,6 @@ class FunctionalVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 f"expected ({self.num_envs},) bool"
             )
         return rows
-
-    def _seeds(self, seed: int | Sequence[int] | None) -> Tensor:
-        if seed is not None:
-            self._np_random, self._np_random_seed = gymnasium.utils.seeding.np_random(
-                seed if isinstance(seed, int) else int(seed[0])
-            )
-        start = seed if seed is not None else int(self.np_random.integers(2**31))
-        if isinstance(start, (int, np.integer)):
-            offset = torch.arange(self.num_envs, device=self.device)
-            return offset + int(start)
-        if len(start) != self.num_envs:
-            raise ValueError(f"seed: {len(start)} seeds for {self.num_envs} environments")
-        return torch.tensor([int(s) for s in start], device=self.device)
 
 
 def _check_limit(max_episode_steps: int | None) -> None:

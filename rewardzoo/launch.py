@@ -7,13 +7,14 @@ import importlib
 import traceback
 from collections.abc import Callable, Sequence
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from rich.console import Console
 
 from .board import Board
 from .experiment import ExperimentError
 from .jobs import Interrupted, Job, run_job
 from .registration import load_plugin
+from .results import hold
 
 LAUNCHERS = {"local": ".launch_local", "ray": ".launch_ray"}
 """Modules by name; each has ``launch(jobs, workers, board)``."""
@@ -34,7 +35,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, console: Console, launcher: str 
     Raises:
         JobsFailed: after all others have run, naming those that failed.
         KeyboardInterrupt: after Ctrl-C, when every worker has saved its checkpoint.
-        ExperimentError: if another run is using the folder.
+        ValueError: if another run is using the folder.
     """
     if launcher not in LAUNCHERS:
         raise ExperimentError(f"launcher={launcher!r}: expected {' or '.join(LAUNCHERS)}")
@@ -48,19 +49,9 @@ def run_jobs(jobs: Sequence[Job], workers: int, console: Console, launcher: str 
         return
     root = jobs[0].folder.parent.parent
     root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ExperimentError(
-            f"out={str(root)!r}: another run is using it; wait for it, or use another --out"
-        ) from None
-    try:
-        with Board(console, len(waiting)) as board:
-            launch(waiting, workers, board)
-        board.raise_if_failed()
-    finally:
-        lock.release()
+    with hold(root), Board(console, len(waiting)) as board:
+        launch(waiting, workers, board)
+    board.raise_if_failed()
 
 
 def attempt(job: Job, report: Callable[[dict[str, float]], None], stop: Callable[[], bool]) -> str:

@@ -12,8 +12,13 @@ multiplied by an odd 64-bit constant of its own, modulo 2**64.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
+import gymnasium
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _SEED = 0x9E3779B97F4A7C15
@@ -26,6 +31,27 @@ _MIX_2 = 0x94D049BB133111EB
 
 
 SEEDS_APART = 1 << 20
+
+
+def row_seeds(envs: Any, seed: int | Sequence[int] | None) -> NDArray[np.int64]:
+    """(N,) the rows' seeds, where a vector environment is asked to ``reset(seed=seed)``.
+
+    Args:
+        envs: the vector environment; it draws a seed by itself where there is none.
+        seed: one int ``s`` (row ``i`` gets ``s + i``), N of them, or None.
+
+    Raises:
+        ValueError: for another number of seeds than of environments.
+    """
+    if seed is not None:
+        first = seed if isinstance(seed, int) else int(seed[0])
+        envs._np_random, envs._np_random_seed = gymnasium.utils.seeding.np_random(first)
+    start = seed if seed is not None else int(envs.np_random.integers(2**31))
+    if isinstance(start, (int, np.integer)):
+        return np.arange(envs.num_envs) + int(start)
+    if len(start) != envs.num_envs:
+        raise ValueError(f"seed: {len(start)} seeds for {envs.num_envs} environments")
+    return np.array([int(s) for s in start], np.int64)
 
 
 def first_row(seed: int) -> int:

@@ -22,6 +22,7 @@ from .autoreset import parse_autoreset_mode
 from .engines import Engine, load
 from .functional import check_device
 from .mirror import Copy, Mirror
+from .random import row_seeds
 from .transition import to_numpy
 from .workers import (
     RENDER,
@@ -162,7 +163,7 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         rows = np.ones(self.num_envs, bool) if mask is None else self._check_mask(mask)
         seeds = None
         if seed is not None or self._obs is None:
-            seeds = self._seeds(seed)
+            seeds = row_seeds(self, seed)
         self._reset_rows(self.workers, rows, seeds)
         self._arrays["flags"][:, rows] = False
         self._arrays["floats"][:2, rows] = 0.0
@@ -333,18 +334,6 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 "bool"
             )
         return rows
-
-    def _seeds(self, seed: int | Sequence[int] | None) -> NDArray[np.int64]:
-        if seed is not None:
-            self._np_random, self._np_random_seed = gymnasium.utils.seeding.np_random(
-                seed if isinstance(seed, int) else int(seed[0])
-            )
-        start = seed if seed is not None else int(self.np_random.integers(2**31))
-        if isinstance(start, (int, np.integer)):
-            return np.arange(self.num_envs) + int(start)
-        if len(start) != self.num_envs:
-            raise ValueError(f"seed: {len(start)} seeds for {self.num_envs} environments")
-        return np.array([int(s) for s in start], np.int64)
 
 
 def _stop(workers: list[Worker | InProcess]) -> None:

@@ -73,3 +73,12 @@ def write_gif(frames: list[Any], path: str | Path, fps: float) -> None:
     images[0].save(
         path, save_all=True, append_images=images[1:], duration=max(20, int(1000 / fps)), loop=0
     )
+
+
+def show(frames: list[Any], out: Path | None, console: Any) -> None:
+    """Say where a film is, or print an episode's pages of text."""
+    if out is not None:
+        console.print(f"{len(frames)} frames in {out}")
+        return
+    for frame in frames:
+        console.print(frame, markup=False, highlight=False)

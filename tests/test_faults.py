@@ -480,7 +480,7 @@ def test_a_training_refuses_a_folder_in_use_and_takes_over_that_of_a_killed_one(
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         refused = cli(*args)
-        assert refused.code == 2 and "another training is using it" in refused.err
+        assert refused.code == 2 and "another run is using it" in refused.err
         assert not (tmp_path / "checkpoint.pt").exists()
     finally:
         holder.kill()

@@ -64,14 +64,15 @@ def test_the_zoo_is_what_the_manifest_says_and_small() -> None:
 def test_a_card_is_read_by_the_hub(name: str) -> None:
     recipe, config, metrics = read_policy(TRAINED / name)
     card = ModelCard((TRAINED / name / "README.md").read_text())
-    assert card.data.library_name == "rewardzoo" and card.data.license == "mit"
+    said = card.data.to_dict()
+    assert said["library_name"] == "rewardzoo" and said["license"] == "mit"
     assert {"reinforcement-learning", recipe.agent} <= set(card.data.tags)
     assert card.data.model_name == name
     values = {r.metric_type: r for r in card.data.eval_results}
     assert set(values) == {"mean_reward", "mean_objective"}
     for kind, key in (("mean_reward", "return"), ("mean_objective", "objective")):
-        result, said = values[kind], metrics["scores"][key]
-        assert result.metric_value == f"{said['mean']:.2f} +/- {said['std']:.2f}"
+        result, score = values[kind], metrics["scores"][key]
+        assert result.metric_value == f"{score['mean']:.2f} +/- {score['std']:.2f}"
         assert result.dataset_name == recipe.env
         assert result.task_type == "reinforcement-learning"
     for text in (recipe.title, config["sha256"], "## Use", "## Train it again", "no measure of"):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rewardzoo.autoreset import parse_autoreset_mode
 from rewardzoo.functional import box, check_device
+from rewardzoo.random import row_seeds
 from rewardzoo.transition import to_numpy
 
 from .model import CONTROL_HZ, PegInHoleContactParams
@@ -177,7 +178,7 @@ class PegInHoleContactVector(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 f"({self.num_envs},) bool"
             )
         if seed is not None or not self._started:
-            self.process.seed[rows] = self._seeds(seed)[rows]
+            self.process.seed[rows] = row_seeds(self, seed)[rows]
             self.process.episode[rows] = -1
         self._started = True
         self._restart(rows)
@@ -260,17 +261,6 @@ class PegInHoleContactVector(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def _tensor(self, x: Any) -> Tensor:
         return torch.from_numpy(x).to(self.device)
-
-    def _seeds(self, seed: int | Sequence[int] | None) -> Any:
-        if seed is not None:
-            first = seed if isinstance(seed, int) else int(seed[0])
-            self._np_random, self._np_random_seed = gymnasium.utils.seeding.np_random(first)
-        start = seed if seed is not None else int(self.np_random.integers(2**31))
-        if isinstance(start, (int, np.integer)):
-            return int(start) + np.arange(self.num_envs)
-        if len(start) != self.num_envs:
-            raise ValueError(f"seed: {len(start)} seeds for {self.num_envs} environments")
-        return np.array([int(s) for s in start])
 
 
 def observation_space(params: PegInHoleContactParams) -> spaces.Dict:

@@ -76,15 +76,11 @@ def play(
     seed: Annotated[int, typer.Option(help="Of the episode.")] = 0,
 ) -> None:
     """Watch one episode of a policy, in the terminal or as a GIF."""
-    from ..video import record_episode
+    from ..video import record_episode, show
     from .manifest import load, recipe
 
     frames = record_episode(recipe(name).env, load(name), steps, seed, out)
-    if out is None:
-        for frame in frames:
-            console.print(frame, markup=False, highlight=False)
-    else:
-        console.print(f"{len(frames)} frames in {out}")
+    show(frames, out, console)
 
 
 @app.command()

@@ -14,9 +14,10 @@ from rewardzoo.rlhf.losses import Scores
 from rewardzoo.rlhf.pairs import encode_pairs
 from rewardzoo.rlhf.sequences import sequence_logps
 
+from . import tiny_llama
+
 pytest.importorskip("trl")
 
-WORDS = [f"w{i}" for i in range(20)]
 PAIRS = [
     Pair("w1 w2", " w3 w4 w5", " w6"),
     Pair("w7", " w8 w9", " w1 w1 w1 w2"),
@@ -29,34 +30,13 @@ EVEN = [Pair("w1 w2", " w3 w4", " w6 w5"), Pair("w7", " w8 w9", " w1 w1")]
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    import tokenizers
-    import transformers
-
-    vocabulary = {"<pad>": 0, "</s>": 1, **{w: i + 2 for i, w in enumerate(WORDS)}}
-    fast = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<pad>"))
-    fast.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=fast, pad_token="<pad>", eos_token="</s>", unk_token="<pad>"
-    )
+    return tiny_llama.tokenizer()
 
 
 @pytest.fixture(scope="module")
 def models():
-    import transformers
-
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=22,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    ref = transformers.LlamaForCausalLM(config)
+    ref = tiny_llama.llama()
     policy = copy.deepcopy(ref)
     with torch.no_grad():
         for p in policy.parameters():

@@ -19,25 +19,15 @@ from rewardzoo.rlhf.policy_gradient import (
 )
 from rewardzoo.rlhf.sequences import pack, token_logps
 
+from .tiny_llama import EOS, llama, tokenizer
+
 trl = pytest.importorskip("trl")
 pytestmark = pytest.mark.slow
 
-EOS, PAD, LONGEST, CLIP, BETA, K = 1, 0, 4, 0.2, 0.3, 4
+LONGEST, CLIP, BETA, K = 4, 0.2, 0.3, 4
 PROMPTS = [[2, 3], [2, 3], [4], [4], [5, 6, 7], [5, 6, 7]]
 COMPLETIONS = [[3, 4, 5, EOS], [6, EOS], [8, 9, EOS], [2, 2, 2, 2], [7, EOS], [9, 8, EOS]]
 ADVANTAGES = torch.tensor([1.0, -1.0, 0.5, -0.5, 2.0, -2.0])
-
-
-def tokenizer():
-    import tokenizers
-    import transformers
-
-    vocabulary = {"<pad>": PAD, "</s>": EOS, **{f"w{i}": i + 2 for i in range(20)}}
-    fast = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<pad>"))
-    fast.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=fast, pad_token="<pad>", eos_token="</s>", unk_token="<pad>"
-    )
 
 
 def language_model(folder):
@@ -45,19 +35,7 @@ def language_model(folder):
     import transformers
 
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=22,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    llama(initializer_range=0.3).save_pretrained(folder)
     return transformers.LlamaForCausalLM.from_pretrained(folder)
 
 

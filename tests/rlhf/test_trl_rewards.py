@@ -10,7 +10,9 @@ from rewardzoo.rlhf.reward_models import SequenceReward
 from rewardzoo.rlhf.sequences import pack
 from rewardzoo.rlhf.trl import as_reward_function
 
-EOS = 1
+from . import tiny_llama
+from .tiny_llama import EOS
+
 PROMPTS, COMPLETIONS = ["w1 w2", "w3", "w4"], ["w5 w6 w7", "w8", "w9 w1"]
 
 
@@ -49,26 +51,6 @@ def test_composed_reward_functions_are_callables_for_trl_too():
 def test_trls_trainer_optimises_what_our_reward_function_pays(tmp_path):
     trl = pytest.importorskip("trl")
     datasets = pytest.importorskip("datasets")
-    import tokenizers
-    import transformers
-
-    vocabulary = {"<pad>": 0, "</s>": EOS, **{f"w{i}": i + 2 for i in range(20)}}
-    fast = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<pad>"))
-    fast.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=fast, pad_token="<pad>", eos_token="</s>", unk_token="<pad>"
-    )
-    config = transformers.LlamaConfig(
-        vocab_size=22,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        eos_token_id=EOS,
-        pad_token_id=0,
-    )
     torch.manual_seed(0)
     reward = as_reward_function(SequenceReward(rising, EOS), encode, EOS)
     seen = []
@@ -79,7 +61,7 @@ def test_trls_trainer_optimises_what_our_reward_function_pays(tmp_path):
         return paid
 
     trainer = trl.GRPOTrainer(
-        model=transformers.LlamaForCausalLM(config),
+        model=tiny_llama.llama(),
         reward_funcs=[recorded],
         args=trl.GRPOConfig(
             output_dir=str(tmp_path),
@@ -93,7 +75,7 @@ def test_trls_trainer_optimises_what_our_reward_function_pays(tmp_path):
             bf16=False,
         ),
         train_dataset=datasets.Dataset.from_list([{"prompt": x} for x in PROMPTS]),
-        processing_class=tokenizer,
+        processing_class=tiny_llama.tokenizer(),
     )
     trainer.train()
     logged = [row["reward"] for row in trainer.state.log_history if "reward" in row]
