@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rewardzoo.checkpoint import CheckpointError
+from rewardzoo.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from rewardzoo.extras import require
 from rewardzoo.random import first_row
 from rewardzoo.registration import register_agent
@@ -80,6 +80,7 @@ class SB3Agent:
         **hyperparameters: Any,
     ) -> None:
         self.envs = env
+        self._given = {"seed": seed, "policy": policy, **hyperparameters}
         kind = getattr(_sb3(), self.algorithm)
         self.model = kind(
             policy, _bridge(env), seed=first_row(seed), device=device or "cpu", **hyperparameters
@@ -157,26 +158,76 @@ class SB3Agent:
         return {k: torch.tensor([float(e[v]) for e in kept]) for k, v in names.items()}
 
     def save(self, path: str | Path) -> None:
-        """Write Stable-Baselines3's own archive, atomically."""
-        part = Path(f"{path}.part.zip")
-        self.model.save(part)
-        part.replace(path)
+        """Write networks, optimisers and counters, atomically.
+
+        Not Stable-Baselines3's own archive, whose pickles execute code when they are read; what
+        that leaves out, a replay buffer, this does too. Hyperparameters that are no plain values, a
+        schedule or a class, are left out as well: give them to ``load`` again.
+        """
+        plain = {k: v for k, v in self._given.items() if _is_plain(v)}
+        content = {
+            "given": plain,
+            "left_out": sorted(self._given.keys() - plain.keys()),
+            "parameters": self.model.get_parameters(),
+            "counters": {k: getattr(self.model, k) for k in _COUNTERS if hasattr(self.model, k)},
+        }
+        save_checkpoint(path, f"sb3_{self.algorithm.lower()}", content)
 
     @classmethod
-    def load(cls, path: str | Path, env: Any, device: str | None = None) -> SB3Agent:
-        """Read a Stable-Baselines3 archive; training goes on with new episodes.
+    def load(
+        cls, path: str | Path, env: Any, device: str | None = None, **hyperparameters: Any
+    ) -> SB3Agent:
+        """Read what ``save`` wrote; training goes on with new episodes.
 
-        Stable-Baselines3's archives hold pickles: load only files that you trust.
+        Args:
+            path: of the file.
+            env: a vector environment in same-step mode, with the spaces of the one trained on.
+            device: where it computes.
+            **hyperparameters: those that ``save`` left out; others change what was saved.
+
+        Raises:
+            CheckpointError: for a file that is missing, damaged or of another algorithm, for
+                another environment's, or if a hyperparameter that was left out is not given.
         """
-        file = Path(path)
-        if not file.is_file():
-            raise CheckpointError(f"checkpoint {str(path)!r}: there is no such file")
-        agent = cls.__new__(cls)
-        agent.envs = env
-        kind = getattr(_sb3(), cls.algorithm)
-        with file.open("rb") as stream:
-            agent.model = kind.load(stream, env=_bridge(env), device=device or "cpu")
+        content = load_checkpoint(path, f"sb3_{cls.algorithm.lower()}")
+        for name in content["left_out"]:
+            if name not in hyperparameters:
+                raise CheckpointError(
+                    f"checkpoint {str(path)!r}: {name} was no plain value, so it was not saved: "
+                    f"give it again, load(path, env, {name}=...)"
+                )
+        agent = cls(env, device=device, **{**content["given"], **hyperparameters})
+        try:
+            agent.model.set_parameters(content["parameters"], device=device or "cpu")
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"checkpoint {str(path)!r}: its networks do not fit this environment "
+                f"({str(error).splitlines()[-1].strip()})"
+            ) from None
+        for name, value in content["counters"].items():
+            setattr(agent.model, name, value)
         return agent
+
+
+_COUNTERS = (
+    "num_timesteps",
+    "_total_timesteps",
+    "_num_timesteps_at_start",
+    "_episode_num",
+    "_n_updates",
+    "_n_calls",
+    "_current_progress_remaining",
+    "exploration_rate",
+)
+"""What training goes on from, besides networks and optimisers."""
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    return value is None or type(value) in (bool, int, float, str)
 
 
 @register_agent("sb3_ppo")

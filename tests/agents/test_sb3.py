@@ -12,6 +12,7 @@ from torch import Tensor
 
 import rewardzoo
 from rewardzoo.agents.sb3 import SB3VecEnv
+from rewardzoo.checkpoint import CheckpointError
 from rewardzoo.registration import AGENTS
 from rewardzoo.rewards.base import RewardFunction
 from rewardzoo.transition import Transition
@@ -92,3 +93,46 @@ def test_registered_agents_have_our_surface(name: str, tmp_path: Any) -> None:
     np.testing.assert_array_equal(
         again.predict(obs, deterministic=True)[0], agent.predict(obs, deterministic=True)[0]
     )
+
+
+@pytest.mark.parametrize("name", ["sb3_ppo", "sb3_dqn"])
+def test_checkpoints_keep_optimisers_and_counters(name: str, tmp_path: Any) -> None:
+    kind = AGENTS[name]
+    settings = {"learning_starts": 32} if name == "sb3_dqn" else {"n_steps": 32}
+    agent = kind(wrapped(), seed=1, gamma=0.9, **settings).learn(512)
+    agent.save(tmp_path / "model.pt")
+    again = kind.load(tmp_path / "model.pt", env=wrapped())
+    assert again.gamma == 0.9
+    ours, theirs = agent.model.get_parameters(), again.model.get_parameters()
+    assert ours.keys() == theirs.keys() and "policy.optimizer" in ours
+    for part in ours:
+        assert str(ours[part]) == str(theirs[part])
+    assert agent.model._n_updates == again.model._n_updates > 0
+    if name == "sb3_dqn":
+        assert agent.model.exploration_rate == again.model.exploration_rate < 1
+    again.learn(128, reset_num_timesteps=False)
+    assert again.num_timesteps >= agent.num_timesteps + 128
+
+
+def test_what_is_no_plain_value_is_asked_for_again(tmp_path: Any) -> None:
+    kind = AGENTS["sb3_ppo"]
+    agent = kind(wrapped(), n_steps=32, learning_rate=lambda progress: 1e-3 * progress)
+    agent.save(tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=r"learning_rate was no plain value.*learning_rate="):
+        kind.load(tmp_path / "model.pt", env=wrapped())
+    again = kind.load(tmp_path / "model.pt", env=wrapped(), learning_rate=lambda p: 1e-3 * p)
+    assert again.model.n_steps == 32
+
+
+def test_checkpoints_execute_nothing_and_fit(tmp_path: Any) -> None:
+    kind = AGENTS["sb3_ppo"]
+    agent = kind(wrapped(), n_steps=32)
+    agent.model.save(tmp_path / "theirs.zip")  # pickles within
+    with pytest.raises(CheckpointError):
+        kind.load(tmp_path / "theirs.zip", env=wrapped())
+    agent.save(tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="'sb3_ppo', expected 'sb3_a2c'"):
+        AGENTS["sb3_a2c"].load(tmp_path / "model.pt", env=wrapped())
+    other = gymnasium.make_vec("rewardzoo/MountainCar-v0", num_envs=4)
+    with pytest.raises(CheckpointError, match="do not fit this environment"):
+        kind.load(tmp_path / "model.pt", env=other)
