@@ -26,7 +26,7 @@ from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
 from rewardzoo.verdicts import above, below
 
-from .barfi_tasks import BAD, EPISODES, GOOD, NONE, TASKS, WEIGHTS, last_tenth, study
+from .common.barfi_tasks import BAD, EPISODES, GOOD, NONE, TASKS, WEIGHTS, last_tenth, study
 
 SEEDS = tuple(range(100, 120))
 

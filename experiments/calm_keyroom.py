@@ -21,7 +21,7 @@ from rewardzoo.rewards.base import RewardFunction, env_reward
 from rewardzoo.rewards.calm import Calm
 from rewardzoo.verdicts import decided, within
 
-from .keyroom import curves_of_success, does_not_help, success, train_in_key_room
+from .common.keyroom import curves_of_success, does_not_help, success, train_in_key_room
 
 SPARSE, ONCE, POTENTIAL, RANDOM = (
     "sparse",

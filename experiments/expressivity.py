@@ -42,7 +42,7 @@ from rewardzoo.rewards.machine import Machine
 from rewardzoo.rewards.reward_machine import RewardMachine
 from rewardzoo.verdicts import above, below
 
-from .expressivity_tasks import INCLUSIONS, MEMBERS, TASKS, Evidence, diagram
+from .common.expressivity_tasks import INCLUSIONS, MEMBERS, TASKS, Evidence, diagram
 
 ENV = "rewardzoo/GridWorld-v0"
 DIAGRAM, BLIND, SEEING, SHAPED, PRICED, FREE = (

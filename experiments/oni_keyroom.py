@@ -19,7 +19,7 @@ from rewardzoo.rewards.base import RewardFunction, env_reward
 from rewardzoo.rewards.oni import OniRetrieval, mixed
 from rewardzoo.rewards.oni_learned import OniClassification, OniRanking
 
-from .keyroom import beats, curves_of_success, does_not_help, train_in_key_room
+from .common.keyroom import beats, curves_of_success, does_not_help, train_in_key_room
 
 EXTRINSIC, RETRIEVAL, CLASSIFICATION, RANKING, EMBEDDED, RANDOM = (
     "extrinsic only",

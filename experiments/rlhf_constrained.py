@@ -21,7 +21,7 @@ from rewardzoo.rlhf.constrained import ConstrainedReward
 from rewardzoo.rlhf.online import OnlineConfig, OnlineTrainer
 from rewardzoo.rlhf.reward_models import train_reward_model
 
-from .rlhf_common import SEEDS, TUNING_SEEDS, draw_kl, every_seed, exceeds, laboratory, optimise
+from .common.rlhf import SEEDS, TUNING_SEEDS, draw_kl, every_seed, exceeds, laboratory, optimise
 
 FIXED, INEQUALITY, EQUALITY = "fixed weights", "inequality", "equality"
 RATE = 5e-4

@@ -20,7 +20,7 @@ from rewardzoo.results import Results, Verdict
 from rewardzoo.rlhf.evaluation import fit_scaling_law
 from rewardzoo.verdicts import above
 
-from .rlhf_common import SEEDS, TUNING_SEEDS, align, every_seed, exceeds, laboratory
+from .common.rlhf import SEEDS, TUNING_SEEDS, align, every_seed, exceeds, laboratory
 
 BETAS = (0.01, 0.05, 0.2, 1.0)
 TAUS = (0.02, 0.1, 0.5)

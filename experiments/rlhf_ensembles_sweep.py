@@ -23,7 +23,7 @@ from rewardzoo.rlhf.evaluation import bon_curve
 from rewardzoo.rlhf.sampling import sample
 from rewardzoo.verdicts import above
 
-from .rlhf_common import SEEDS, TUNING_SEEDS, exceeds, laboratory, members
+from .common.rlhf import SEEDS, TUNING_SEEDS, exceeds, laboratory, members
 
 BEST_OF = 256
 FEW, BASE, MANY = "250 pairs", "1,000 pairs", "2,000 pairs"

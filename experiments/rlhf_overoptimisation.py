@@ -12,7 +12,7 @@ from typing import Any
 
 from rewardzoo.experiment import Budget, Experiment, Figure, Measure
 
-from .rlhf_common import SEEDS, TUNING_SEEDS, draw_kl, laboratory, optimise, overoptimises
+from .common.rlhf import SEEDS, TUNING_SEEDS, draw_kl, laboratory, optimise, overoptimises
 
 FREE, HELD = "no penalty", "KL .05"
 # On the tuning seeds this rate times these updates went 25 to 50 nats from the base policy.

@@ -26,7 +26,7 @@ from rewardzoo.rlhf.reward_models import margins
 from rewardzoo.rlhf.sampling import sample
 from rewardzoo.verdicts import above
 
-from .rlhf_common import (
+from .common.rlhf import (
     SEEDS,
     TUNING_SEEDS,
     draw_kl,

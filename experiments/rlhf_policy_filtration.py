@@ -24,7 +24,7 @@ from rewardzoo.rlhf.sampling import sample
 from rewardzoo.rlhf.sequences import Sequences
 from rewardzoo.verdicts import above
 
-from .rlhf_common import SEEDS, TUNING_SEEDS, draw_kl, exceeds, laboratory, optimise
+from .common.rlhf import SEEDS, TUNING_SEEDS, draw_kl, exceeds, laboratory, optimise
 
 ALL, BEST, BEST_RANDOM, BEST_WORST = "all", "best", "best and random", "best and worst"
 KEEP = {ALL: "all", BEST: "best", BEST_RANDOM: "best_random", BEST_WORST: "best_worst"}

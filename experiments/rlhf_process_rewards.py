@@ -40,7 +40,7 @@ from rewardzoo.rlhf.sequences import Sequences
 from rewardzoo.rlhf.tasks import EOS, Arithmetic, evaluate
 from rewardzoo.verdicts import above
 
-from .rlhf_common import SEEDS, TUNING_SEEDS, curves_of, every_seed, exceeds
+from .common.rlhf import SEEDS, TUNING_SEEDS, curves_of, every_seed, exceeds
 
 OUTCOME, PRIME, FROZEN, EXACT = "outcome", "PRIME", "frozen implicit", "exact steps"
 IMPLICIT, HEAD = "best of n, implicit", "best of n, outcome model"

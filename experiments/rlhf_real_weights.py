@@ -37,7 +37,7 @@ from rewardzoo.rlhf.sequences import Sequences, pack
 from rewardzoo.rlhf.templates import ChatTemplate
 from rewardzoo.verdicts import above, below
 
-from .rlhf_common import SEEDS, TUNING_SEEDS, curves_of, exceeds
+from .common.rlhf import SEEDS, TUNING_SEEDS, curves_of, exceeds
 
 PLAIN, CONTROL = "plain words", "same rewards, shuffled"
 NEW_TOKENS, LONGEST, PARTS = 24, 12, 4

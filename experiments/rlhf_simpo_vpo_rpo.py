@@ -18,7 +18,7 @@ from rewardzoo.metrics.statistics import paired_difference
 from rewardzoo.results import Results, Verdict
 from rewardzoo.verdicts import above
 
-from .rlhf_common import (
+from .common.rlhf import (
     SEEDS,
     TUNING_SEEDS,
     align,

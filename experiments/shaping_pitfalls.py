@@ -28,7 +28,7 @@ from rewardzoo.rewards import Potential, env_reward
 from rewardzoo.rewards.base import RewardFunction
 from rewardzoo.verdicts import above, below, within
 
-from .shaping_errors import (
+from .common.shaping_errors import (
     GAMMA,
     Progress,
     ResetAsSuccessor,
@@ -36,8 +36,8 @@ from .shaping_errors import (
     Undiscounted,
     table,
 )
-from .shaping_exact import counter_examples, look_ahead, q_learning, random_problems
-from .shaping_frameworks import frameworks
+from .common.shaping_exact import counter_examples, look_ahead, q_learning, random_problems
+from .common.shaping_frameworks import frameworks
 
 SLIPS = {
     "terminal": "terminal potential kept",

@@ -13,7 +13,7 @@ from rewardzoo.metrics.statistics import paired_difference
 from rewardzoo.results import Results, Verdict
 from rewardzoo.verdicts import below
 
-from .submodular import (
+from .common.submodular import (
     GREEDY_BEST,
     HISTORY,
     MARKOV,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure
 
-from .submodular import (
+from .common.submodular import (
     GREEDY_BEST,
     HISTORY,
     MARKOV,

@@ -17,7 +17,7 @@ from rewardzoo.agents.ppo import PPO
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
 from rewardzoo.rewards import SubmodularReward, VectorRewardWrapper
 
-from .submodular import (
+from .common.submodular import (
     GREEDY_BEST,
     HISTORY,
     MARKOV,

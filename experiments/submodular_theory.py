@@ -40,7 +40,7 @@ from rewardzoo.rewards.submodular_coverage import Coverage
 from rewardzoo.rewards.submodular_information import Information, matern52
 from rewardzoo.rewards.wrappers import VectorRewardWrapper
 
-from .submodular import SEEDS, TUNING_SEEDS, play
+from .common.submodular import SEEDS, TUNING_SEEDS, play
 
 GRAPH, BANDIT = "rewardzoo/SubmodularGraph-v0", "rewardzoo/SubmodularBandit-v0"
 # A coin decides which of two items is collected first; both lead to one place, from which either

@@ -11,7 +11,15 @@ import torch
 
 from rewardzoo import Transition
 from rewardzoo.experiments import barfi
-from rewardzoo.experiments.barfi_tasks import BAD, GOOD, NONE, TASKS, Blocks, Nothing, last_tenth
+from rewardzoo.experiments.common.barfi_tasks import (
+    BAD,
+    GOOD,
+    NONE,
+    TASKS,
+    Blocks,
+    Nothing,
+    last_tenth,
+)
 from rewardzoo.registration import EXPERIMENTS
 from rewardzoo.results import ArmResult, Results
 from rewardzoo.rewards.heuristics import VelocityPush

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 
 from rewardzoo.agents.tabular import mdp_of, policy_iteration
 from rewardzoo.experiments import expressivity as e
-from rewardzoo.experiments import expressivity_tasks as tasks
+from rewardzoo.experiments.common import expressivity_tasks as tasks
 from rewardzoo.jobs import Job, collect_results, run_job
 from rewardzoo.metrics.expressivity import (
     Model,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rewardzoo.experiments import calm_eval, calm_keyroom, oni_keyroom, oni_nethack
-from rewardzoo.experiments.keyroom import beats, does_not_help
+from rewardzoo.experiments.common.keyroom import beats, does_not_help
 from rewardzoo.results import ArmResult, Results
 
 NOISE = np.array([-0.02, 0.01, 0.0, 0.02, -0.01])

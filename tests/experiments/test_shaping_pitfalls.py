@@ -14,7 +14,7 @@ from rewardzoo import VectorRewardWrapper
 from rewardzoo.agents.ppo import PPO
 from rewardzoo.agents.tabular import expected_return, mdp_of, policy_iteration
 from rewardzoo.experiments import shaping_pitfalls as pitfalls
-from rewardzoo.experiments.shaping_errors import (
+from rewardzoo.experiments.common.shaping_errors import (
     COUNTER_EXAMPLES,
     GAMMA,
     MixedInReplay,
@@ -26,8 +26,12 @@ from rewardzoo.experiments.shaping_errors import (
     slips,
     table,
 )
-from rewardzoo.experiments.shaping_exact import counter_examples, look_ahead, q_learning
-from rewardzoo.experiments.shaping_frameworks import dead_steps, episode_sums, running_returns
+from rewardzoo.experiments.common.shaping_exact import counter_examples, look_ahead, q_learning
+from rewardzoo.experiments.common.shaping_frameworks import (
+    dead_steps,
+    episode_sums,
+    running_returns,
+)
 from rewardzoo.results import ArmResult, Results
 from rewardzoo.rewards import Potential
 from rewardzoo.testing.rewards import check_reward

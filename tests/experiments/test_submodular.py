@@ -11,12 +11,12 @@ from matplotlib.figure import Figure as Canvas
 
 from rewardzoo.experiment import Budget, Experiment
 from rewardzoo.experiments import (
-    submodular,
     submodular_coverage,
     submodular_gp,
     submodular_items,
     submodular_theory,
 )
+from rewardzoo.experiments.common import submodular
 from rewardzoo.jobs import Job, collect_results, run_job
 from rewardzoo.results import ArmResult, Results
 

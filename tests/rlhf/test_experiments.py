@@ -18,7 +18,7 @@ from rewardzoo.experiments import (
     rlhf_policy_filtration,
     rlhf_simpo_vpo_rpo,
 )
-from rewardzoo.experiments.rlhf_common import align, at_kl, every_seed, exceeds, laboratory
+from rewardzoo.experiments.common.rlhf import align, at_kl, every_seed, exceeds, laboratory
 from rewardzoo.jobs import Job, run_job
 from rewardzoo.results import ArmResult, Results
 from rewardzoo.rlhf.constrained import ConstrainedReward

@@ -1,0 +1,1 @@
+"""What experiments share: tasks, arms, measures and claims that several of them use."""
