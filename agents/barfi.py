@@ -7,6 +7,15 @@ J is the return of the primary reward, Delta the update direction of REINFORCE f
 (``reinforce.py``) on the alignment reward (``rewardzoo.rewards.alignment``) with the discount
 ``gamma_phi = sigmoid(c)``. So phi also learns to undo what is wrong with the learner itself.
 
+With ``inner="actor_critic"`` theta holds the weights w of a critic too, ``V(s) = w^T x(s)`` over
+the policy's features, and Delta has two parts, of the policy and of w:
+
+    delta_t = r_phi,t + gamma_phi V(S_{t+1}) - V(S_t)
+    Delta   = E[ sum_t (grad log pi(A_t | S_t)) delta_t ] + ent_coef * grad (mean entropy),
+              E[ sum_t delta_t x(S_t) ]
+
+Both are semi-gradients, and V is 0 after an episode's last step, as returns are there.
+
 Every round plays one episode in every environment; then phi and c take one step along the
 hypergradient (``common/implicit.py``), of which dJ/dtheta is estimated from the round's episodes
 and the rest from older ones, and then theta takes ``updates`` steps.
@@ -23,7 +32,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rewardzoo.registration import register_agent
 from rewardzoo.rewards.alignment import AlignmentReward
@@ -49,6 +58,8 @@ class BARFIHyperparameters(ReinforceHyperparameters):
     gamma_learning_rate: float = hyper(5e-3, "of RMSprop on c; 0 leaves it as it is", 0.0)
     reward_penalty: float = hyper(0.0, "on the squared norm of phi", 0.0)
     gamma_penalty: float = hyper(0.0, "on gamma_phi", 0.0)
+    inner: str = hyper("reinforce", "the learner: reinforce or actor_critic")
+    critic_learning_rate: float = hyper(5e-2, "of RMSprop on the critic of actor_critic", 0.0)
     solver: str = hyper("neumann", "of the hypergradient: neumann, cg or unrolled")
     terms: int = hyper(5, "of the series, or steps of cg", 0)
     step: float | None = hyper(5e-4, "of the series; None estimates the best", 0.0)
@@ -98,6 +109,20 @@ class BARFI(Reinforce):
             raise ValueError(f"solver={hp.solver!r}: expected neumann, cg or unrolled")
         if hp.auxiliary not in ("reward", "baseline"):
             raise ValueError(f"auxiliary={hp.auxiliary!r}: expected reward or baseline")
+        if hp.inner not in ("reinforce", "actor_critic"):
+            raise ValueError(f"inner={hp.inner!r}: expected reinforce or actor_critic")
+        if hp.inner == "actor_critic":
+            if hp.auxiliary == "baseline":
+                raise ValueError(
+                    "auxiliary='baseline': it is subtracted from whole returns, which "
+                    "inner='actor_critic' has none of; take inner='reinforce'"
+                )
+            theta = self.network.theta.detach()
+            value = torch.zeros_like(theta[:, :1]).repeat(1, self.network.features.size)
+            self.network.value = nn.Parameter(value)
+            self.optimizer.add_param_group(
+                {"params": [self.network.value], "lr": hp.critic_learning_rate}
+            )
         self.reward = _alignment_reward(self.envs)
         if self.reward.runs != len(self.seeds):
             raise ValueError(f"runs={self.reward.runs} of the reward: expected {len(self.seeds)}")
@@ -130,26 +155,63 @@ class BARFI(Reinforce):
         return self.reward.collected()
 
     def returns(self, episodes: Episodes) -> Tensor:
-        """Of the alignment reward, (R, E, T)."""
-        return self._returns(episodes, (self.weights.phi.detach(), self.weights.c.detach()))
+        """Of the alignment reward, (R, E, T); to an actor-critic, whose critic moves, rewards."""
+        phi, c = self.weights.phi.detach(), self.weights.c.detach()
+        if self.hp.inner == "actor_critic":
+            return self._paid(episodes, phi)
+        return self._returns(episodes, (phi, c))
 
     def _returns(self, episodes: Episodes, outer: Parameters) -> Tensor:
         phi, c = outer
-        runs, count, steps = episodes.live.shape
         if self.hp.auxiliary == "baseline":
             primary, auxiliary = episodes.rewards.unbind(-1)
             return discounted_returns(primary, self.hp.gamma) - auxiliary
+        return discounted_returns(self._paid(episodes, phi), self.reward.discount(c)[:, None, None])
+
+    def _paid(self, episodes: Episodes, phi: Tensor) -> Tensor:
+        """The alignment reward, (R, E, T)."""
+        runs, count, steps = episodes.live.shape
         x = self.reward.features(episodes.obs).reshape(runs, count * steps, -1)
         paid = self.reward.combine(phi, x, episodes.rewards.reshape(runs, count * steps, 2))
         # The weights are not 0 on the padding.
-        paid = paid.reshape(runs, count, steps) * episodes.live
-        return discounted_returns(paid, self.reward.discount(c)[:, None, None])
+        return paid.reshape(runs, count, steps) * episodes.live
+
+    def _surprise(
+        self, episodes: Episodes, paid: Tensor, value: Tensor, c: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """delta_t, (R, E, T), and the critic's part of Delta, (R, F)."""
+        live = episodes.live
+        runs, count, steps = live.shape
+        x = self.network.features(
+            episodes.obs.reshape(runs, count * steps, *episodes.obs.shape[3:])
+        )
+        now = (x @ value.unsqueeze(-1)).reshape(live.shape) * live
+        after = torch.cat([now[..., 1:], torch.zeros_like(now[..., :1])], -1)
+        surprise = paid + self.reward.discount(c)[:, None, None] * after - now
+        part = (surprise.reshape(runs, 1, -1) @ x).squeeze(1) / (count * self.horizon)
+        return surprise, part
+
+    @property
+    def theta(self) -> Tensor:
+        """What the learner moves, (R, P): the policy's parameters, then a critic's."""
+        return torch.cat([p.detach() for p in self._moved], -1)
+
+    @property
+    def _moved(self) -> list[Tensor]:
+        return [group["params"][0] for group in self.optimizer.param_groups]
 
     def direction(self, episodes: Episodes, theta: Tensor, outer: Parameters) -> Tensor:
         """Delta, (R, P), with a graph to theta, phi and c."""
-        weight = self._returns(episodes, outer)
-        total = self.surrogate(theta, episodes, weight, self.hp.ent_coef).sum()
-        return torch.autograd.grad(total, theta, create_graph=True)[0]
+        policy, *critic = theta.split([p.shape[-1] for p in self._moved], -1)
+        if critic:
+            phi, c = outer
+            paid = self._paid(episodes, phi)
+            weight, *critic = self._surprise(episodes, paid, *critic, c)
+        else:
+            weight = self._returns(episodes, outer)
+        total = self.surrogate(policy, episodes, weight, self.hp.ent_coef).sum()
+        (actor,) = torch.autograd.grad(total, policy, create_graph=True)
+        return torch.cat([actor, *critic], -1)
 
     def learn_from(self, newest: Episodes) -> dict[str, Tensor]:
         """The outer step, from the second round of old episodes on, then the inner ones."""
@@ -157,13 +219,16 @@ class BARFI(Reinforce):
         if self.rounds_of_old > 0 and (hp.reward_learning_rate or self._gamma_learning_rate):
             learned = self.improve(newest)
         if hp.solver == "unrolled":
-            self._trail = (self.network.theta.detach().clone(), [])
+            self._trail = (self.theta, [])
         return {**learned, **super().learn_from(newest)}
 
     def ascend(self, episodes: Episodes, weight: Tensor) -> Tensor:
         """One update, remembered where it is to be unrolled."""
         if self._trail is not None:
             self._trail[1].append(episodes)
+        if self.hp.inner == "actor_critic":
+            value, c = self.network.value, self.weights.c.detach()
+            weight, value.grad = self._surprise(episodes, weight, value.detach(), c)
         return super().ascend(episodes, weight)
 
     # ---- the outer problem -------------------------------------------------------------------
@@ -194,7 +259,7 @@ class BARFI(Reinforce):
     def hypergradient(self, newest: Episodes) -> Hypergradient:
         """dJ/dphi and dJ/dc where the learner stands, before penalties."""
         hp, rows = self.hp, self._learners  # the other runs need none
-        theta = self.network.theta.detach()[rows]
+        theta, policies = self.theta[rows], self.network.theta.shape[-1]
         outer = (self.weights.phi.detach()[rows], self.weights.c.detach()[rows])
         newest = Episodes(*(x[rows] for x in newest))
         goal = discounted_returns(newest.rewards[..., 0], hp.gamma)
@@ -202,8 +267,8 @@ class BARFI(Reinforce):
         def outer_gradient(theta: Tensor) -> Tensor:
             with torch.enable_grad():
                 theta = theta.detach().requires_grad_()
-                total = self.surrogate(theta, newest, goal, 0.0).sum()
-                return torch.autograd.grad(total, theta)[0]
+                total = self.surrogate(theta[:, :policies], newest, goal, 0.0).sum()
+                return torch.autograd.grad(total, theta)[0]  # 0 for a critic
 
         if hp.solver == "unrolled":
             return self._spread(self._unrolled(outer_gradient, outer))
@@ -237,8 +302,13 @@ class BARFI(Reinforce):
         assert self._trail is not None
         rows = self._learners
         start, batches = self._trail
-        scale = self.optimizer.state[self.network.theta]["square_avg"][rows].sqrt() + 1e-8
-        rate = self.optimizer.param_groups[0]["lr"] / scale
+        rate = torch.cat(
+            [
+                group["lr"] / (self.optimizer.state[p]["square_avg"][rows].sqrt() + 1e-8)
+                for p, group in zip(self._moved, self.optimizer.param_groups, strict=True)
+            ],
+            -1,
+        )
         steps = [
             functools.partial(self.direction, Episodes(*(x[rows] for x in batch)))
             for batch in batches

@@ -238,10 +238,16 @@ def settled(direction: Any, outer: Any, size: int) -> Tensor:
     raise AssertionError("Newton's method has not settled")
 
 
+INNER = ["reinforce", "actor_critic"]
+
+
+@pytest.mark.parametrize("inner", INNER)
 @pytest.mark.parametrize(("solver", "terms"), [("neumann", 1000), ("cg", 60)])
-def test_hypergradient_is_the_change_of_the_learners_fixed_point(solver: str, terms: int) -> None:
+def test_hypergradient_is_the_change_of_the_learners_fixed_point(
+    solver: str, terms: int, inner: str
+) -> None:
     """Central differences in each phi and in c, on fixed old episodes."""
-    agent = barfi(ent_coef=0.1, reward={"parametrisation": "scalar"})
+    agent = barfi(ent_coef=0.1, reward={"parametrisation": "scalar"}, inner=inner)
     old = fixed_episodes(agent)
 
     def direction(theta: Tensor, outer: Any) -> Tensor:
@@ -251,7 +257,7 @@ def test_hypergradient_is_the_change_of_the_learners_fixed_point(solver: str, te
         return theta.square().sum() + theta.sum()
 
     outer = (agent.weights.phi.detach(), agent.weights.c.detach())
-    theta = settled(direction, outer, agent.network.theta.shape[1])
+    theta = settled(direction, outer, agent.theta.shape[1])
     found = hypergradient(direction, 2 * theta + 1, theta, outer, solver, terms)
     want = []
     for i, part in enumerate(outer):
@@ -265,6 +271,44 @@ def test_hypergradient_is_the_change_of_the_learners_fixed_point(solver: str, te
     got = torch.cat([g.flatten() for g in found.gradient])
     assert torch.allclose(got, torch.tensor(want, dtype=torch.float64), rtol=1e-5, atol=1e-9)
     assert got.abs().min() > 1e-7
+
+
+def test_the_actor_critics_direction_is_the_sum_over_steps_by_hand() -> None:
+    """Both semi-gradients, step by step; nothing follows an episode's last step."""
+    kept = {"reward_learning_rate": 0.0, "gamma_learning_rate": 0.0}
+    agent = barfi(ent_coef=0.0, inner="actor_critic", reward={"init": "primary"}, **kept)
+    old = fixed_episodes(agent)
+    size = agent.theta.shape[1]
+    theta = torch.randn(1, size, generator=torch.Generator().manual_seed(1)).double()
+    outer = (agent.weights.phi.detach(), agent.weights.c.detach())
+    found = agent.direction(old, theta.clone().requires_grad_(), outer)[0]
+    inputs = agent.network.features.size
+    policy, w = theta[0].split([size - inputs, inputs])
+    actor, critic = torch.zeros(4, inputs).double(), torch.zeros(inputs).double()
+    for obs, action, rewards, live in zip(*(x[0] for x in old), strict=True):
+        x = agent.network.features(obs[None])[0]
+        for t in range(int(live.sum())):
+            after = x[t + 1] @ w if t + 1 < int(live.sum()) else 0.0
+            delta = rewards[t, 0] + 0.99 * after - x[t] @ w
+            probability = torch.softmax(policy.reshape(4, inputs) @ x[t], 0)
+            chosen = torch.nn.functional.one_hot(action[t].long(), 4)
+            actor += delta * torch.outer(chosen - probability, x[t])
+            critic += delta * x[t]
+    want = torch.cat([actor.flatten(), critic]) / (old.live.shape[1] * agent.horizon)
+    torch.testing.assert_close(found.detach(), want, rtol=1e-5, atol=1e-9)
+
+
+def test_the_critic_of_old_episodes_learns_their_value() -> None:
+    """Under a policy that stands still, V ends where its part of Delta vanishes."""
+    agent = barfi(inner="actor_critic", learning_rate=0.0, reward={"init": "primary"})
+    old = fixed_episodes(agent)
+    for step in range(3000):
+        agent.optimizer.param_groups[1]["lr"] = 5e-2 * 0.997**step
+        agent.ascend(old, agent.returns(old))
+    value, c = agent.network.value.detach(), agent.weights.c.detach()
+    _, part = agent._surprise(old, agent.returns(old), value, c)
+    _, start = agent._surprise(old, agent.returns(old), torch.zeros_like(value), c)
+    assert float(part.norm()) < 0.01 * float(start.norm())
 
 
 def test_scaling_the_reward_and_the_entropy_alike_leaves_the_fixed_point() -> None:
@@ -304,9 +348,10 @@ def test_padding_is_paid_nothing() -> None:
     assert torch.allclose(agent.returns(short.first(10)), agent.returns(short)[:, :, :10])
 
 
+@pytest.mark.parametrize("inner", INNER)
 @pytest.mark.parametrize("solver", ["neumann", "cg", "unrolled"])
-def test_every_solver_learns_and_reports(solver: str) -> None:
-    agent = barfi(MazeGoalDistance(), solver=solver)
+def test_every_solver_learns_and_reports(solver: str, inner: str) -> None:
+    agent = barfi(MazeGoalDistance(), solver=solver, inner=inner)
     seen = rounds(agent, 5)
     assert "train/outer_distance" in seen[-1] and "train/outer_distance" not in seen[1]
     assert seen[-1]["train/outer_skipped"] == 0.0
@@ -322,9 +367,10 @@ def test_the_authors_potential_subtracts_the_advice_from_its_own_return() -> Non
     assert torch.allclose(one - two, torch.full_like(one, 2.0))
 
 
-def test_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(tmp_path: Any) -> None:
+@pytest.mark.parametrize("inner", INNER)
+def test_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(tmp_path: Any, inner: str) -> None:
     for auxiliary, env in ((MazeLure(), MAZE), (PoleRule(), "rewardzoo/AlignmentCartPole-v0")):
-        agent = barfi(auxiliary, env=env)
+        agent = barfi(auxiliary, env=env, inner=inner)
         rounds(agent, 4)
         agent.save(tmp_path / "a.pt")
         fn = AlignmentReward(auxiliary, order=1)
@@ -332,7 +378,7 @@ def test_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(tmp_path: Any) -> 
         loaded = BARFI.load(tmp_path / "a.pt", env=envs)
         for each in (agent, loaded):
             rounds(each, 2)
-        assert torch.equal(loaded.network.theta, agent.network.theta)
+        assert torch.equal(loaded.theta, agent.theta)
         assert torch.equal(loaded.weights.phi, agent.weights.phi)
         assert loaded.num_timesteps == agent.num_timesteps
 
@@ -358,6 +404,10 @@ def test_refuses_what_it_cannot_learn() -> None:
         barfi(solver="newton")
     with pytest.raises(ValueError, match="auxiliary='shaping'"):
         barfi(auxiliary="shaping")
+    with pytest.raises(ValueError, match="inner='sarsa'"):
+        barfi(inner="sarsa")
+    with pytest.raises(ValueError, match="take inner='reinforce'"):
+        barfi(inner="actor_critic", auxiliary="baseline")
     with pytest.raises(ValueError, match="learns: 1 flags for 2 runs"):
         barfi(seeds=(0, 1), learns=[True])
     with pytest.raises(ValueError, match="seeds: 2 runs cannot share 3 environments"):
