@@ -267,6 +267,68 @@ def _run(experiment: Any, jobs: Any, budget: str, workers: int, launcher: str, f
     console.print(f"report: {folder / 'report.html'}")
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def compare(
+    env: Annotated[str, typer.Option(help="Environment id.")],
+    rewards: Annotated[list[str] | None, typer.Argument(help="Reward expressions.")] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Add every reward function that pays it as it is.")
+    ] = False,
+    agent: Annotated[str, typer.Option(help="Registered agent.")] = "ppo",
+    steps: Annotated[int, typer.Option(help="Environment steps of a run.", min=1)] = 100_000,
+    num_envs: Annotated[int, typer.Option(help="Environments in the batch.", min=1)] = 64,
+    seeds: Annotated[int, typer.Option(help="Runs of each.", min=1)] = 5,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Hyperparameter, name=value; repeatable.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes; default: one a core.", min=0)] = 0,
+    device: Device = "cpu",
+    out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
+    fresh: Annotated[bool, typer.Option(help="Delete earlier runs first.")] = False,
+) -> None:
+    """Train on several reward functions, and compare what each teaches.
+
+    The objective is measured beside what was paid, and is always one of them. Runs that are
+    finished are kept: a reward function that is added later is all that is run then. What is run is
+    written as an experiment, comparison.py, to go on from.
+
+    Example: rewardzoo --plugin mine.py compare "objective + mine" --all --env rewardzoo/CartPole-v0
+    """
+    from .comparison import check_pays, fitting, write_comparison
+    from .functional import check_device
+    from .jobs import jobs_of
+    from .registration import AGENTS, EXPERIMENTS, check_env_id, load_plugin
+    from .settings import parse_settings
+
+    check_env_id(env)
+    check_device(device)
+    _ = AGENTS[agent]
+    chosen = list(rewards or ())
+    if not chosen and not all_:
+        raise ValueError("rewards: expected at least one reward expression, or --all")
+    for reward in chosen:
+        check_pays(env, reward)
+    if all_:
+        found = fitting(env)
+        chosen += [name for name in found.fits if name not in chosen]
+        _say(f"left out, as they need arguments: {', '.join(found.unspecified)}")
+        for name, reason in found.unfit.items():
+            _say(f"left out: {name}: {reason}")
+    short = env.rpartition("/")[2].lower()
+    name = f"compare_{short}_{agent}"
+    _writable(out / name)
+    file = (out / name / "comparison.py").resolve()
+    arguments = {
+        "name": name, "env": env, "rewards": chosen, "agent": agent, "total_timesteps": steps,
+        "num_envs": num_envs, "seeds": seeds, "agent_kwargs": parse_settings(setting),
+    }  # fmt: skip
+    write_comparison(file, arguments)
+    load_plugin(file)
+    plugins = (*_state["plugins"], str(file))
+    jobs = jobs_of(EXPERIMENTS[name], str(steps), out, None, device, plugins)
+    _run(EXPERIMENTS[name], jobs, str(steps), workers, "local", fresh)
+
+
 @app.command()
 def report(
     folders: Annotated[
@@ -401,6 +463,11 @@ def _fail(error: Exception) -> NoReturn:
     text = " ".join(str(error).split()) or type(error).__name__
     Console(stderr=True, soft_wrap=True).print("error:", text, markup=False, highlight=False)
     raise SystemExit(2 if isinstance(error, (ValueError, TypeError, OSError, ImportError)) else 1)
+
+
+def _say(text: str) -> None:
+    """A line by the way."""
+    console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def _results_in(folder: Path) -> Path:
