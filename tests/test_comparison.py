@@ -60,6 +60,13 @@ def test_what_fits_is_told_from_what_needs_arguments_and_what_does_not_fit() -> 
         fitting("rewardzoo/Glucosse-v0")
 
 
+def test_trying_reward_functions_closes_no_engine_of_the_others(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    assert "oni_retrieval" in fitting("rewardzoo/NetHackScore-v0").fits
+    assert not [w for w in recwarn if "started again" in str(w.message)]
+
+
 def test_a_written_comparison_is_the_one_asked_for(tmp_path: Path, no_trace: None) -> None:
     import rewardzoo
 

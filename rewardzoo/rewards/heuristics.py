@@ -10,12 +10,43 @@ from ..transition import Obs, Transition
 from .base import RewardFunction, Spaces, integer, number
 
 
-class _MazeAdvice(RewardFunction):
+class _Heuristic(RewardFunction):
+    """Advice that reads the numbers of one kind of environment.
+
+    Attributes:
+        env: whose.
+        numbers: of an observation there.
+        actions: to choose from there.
+    """
+
+    env: str
+    numbers: int
+    actions: int
+
+    def bind(self, num_envs: int, device: torch.device, spaces: Spaces) -> None:
+        """Refuse what those numbers would mean nothing in.
+
+        Raises:
+            ValueError: for other observations or actions.
+        """
+        obs, action = spaces.observation, spaces.action
+        if obs.shape != (self.numbers,) or getattr(action, "n", 0) != self.actions:
+            raise ValueError(
+                f"{self.name}: it is advice for {self.env}, whose observations are {self.numbers} "
+                f"numbers and whose actions are {self.actions}; this environment has {obs} and "
+                f"{action}"
+            )
+        super().bind(num_envs, device, spaces)
+
+
+class _MazeAdvice(_Heuristic):
     """Advice for ``rewardzoo/AlignmentMaze-v0`` that is paid at every sub-step of a move.
 
     Where the sub-steps end follows from where the move began and ended: it is straight, and what
     stops it keeps it there.
     """
+
+    env, numbers, actions = "rewardzoo/AlignmentMaze-v0", 2, 4
 
     def __init__(self, sub_step: float = 0.045, sub_steps: int = 4) -> None:
         if not number("sub_step", sub_step) > 0:
@@ -87,7 +118,7 @@ class MazeLure(_MazeAdvice):
 
 
 @register_reward("velocity_push")
-class VelocityPush(RewardFunction):
+class VelocityPush(_Heuristic):
     """Pays ``weight`` for a mountain car's push along its velocity, and takes it for one against.
 
     Coasting, and any push at rest, pay nothing.
@@ -97,6 +128,8 @@ class VelocityPush(RewardFunction):
 
     Paper: Gupta et al. (2023), "Behavior Alignment via Reward Function Optimization".
     """
+
+    env, numbers, actions = "a mountain car", 2, 3
 
     def __init__(self, weight: float = 1.0) -> None:
         self.weight = number("weight", weight)
@@ -108,7 +141,7 @@ class VelocityPush(RewardFunction):
 
 
 @register_reward("push_right")
-class PushRight(RewardFunction):
+class PushRight(_Heuristic):
     """Pays a mountain car for pushing right while it moves right, and for nothing else.
 
     Any other action while it moves right costs as much; while it moves left nothing is paid.
@@ -118,6 +151,8 @@ class PushRight(RewardFunction):
 
     Paper: Gupta et al. (2023), "Behavior Alignment via Reward Function Optimization".
     """
+
+    env, numbers, actions = "a mountain car", 2, 3
 
     def __init__(self, amount: float = 5.0) -> None:
         self.amount = number("amount", amount)
@@ -130,7 +165,7 @@ class PushRight(RewardFunction):
 
 
 @register_reward("pole_rule")
-class PoleRule(RewardFunction):
+class PoleRule(_Heuristic):
     """Pays for agreeing with a rule that balances a pole, or, with signs reversed, for defying it.
 
     The rule pushes right where ``.1 angle + .5 (angle - previous angle) > 0``, and remembers the
@@ -144,6 +179,7 @@ class PoleRule(RewardFunction):
     """
 
     markov = False
+    env, numbers, actions = "a cart pole", 4, 2
 
     def __init__(self, agree: float = 5.0, disagree: float = -1.0) -> None:
         self.agree = number("agree", agree)

@@ -140,6 +140,12 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
         self.final_features: Tensor | None = None
         """``observation_features`` of the last step's true successors, before any was cleared."""
 
+    def __del__(self) -> None:
+        """Close nothing: the environments close themselves, unless somebody still holds them.
+
+        (Gymnasium's closes them even where wrapping failed.)
+        """
+
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rewardzoo import Transition
+from rewardzoo.jobs import make_envs
 from rewardzoo.rewards import RewardError, RewardFunction, VectorRewardWrapper, make_reward
 from rewardzoo.rewards.alignment import AlignmentReward
 from rewardzoo.rewards.features import Head, features
@@ -228,3 +229,21 @@ def test_advice_with_memory_cannot_be_scored_again() -> None:
     assert envs.transition is not None
     with pytest.raises(RuntimeError, match="pole_rule: its reward depends on memory"):
         fn.relabel(envs.transition)
+
+
+@pytest.mark.parametrize(
+    ("reward", "right", "wrong"),
+    [
+        ("maze_lure", "AlignmentMaze", "PegInHole"),
+        ("maze_goal_distance", "AlignmentMaze", "CartPole"),
+        ("pole_rule", "AlignmentCartPole", "AlignmentMaze"),
+        ("push_right", "AlignmentMountainCar", "AlignmentMaze"),
+        ("velocity_push", "MountainCar", "SepsisICU"),
+    ],
+)
+def test_advice_is_refused_where_its_numbers_mean_something_else(
+    reward: str, right: str, wrong: str
+) -> None:
+    make_envs(f"rewardzoo/{right}-v0", reward, 2).reset(seed=0)
+    with pytest.raises(ValueError, match=f"{reward}: it is advice for .*this environment has"):
+        make_envs(f"rewardzoo/{wrong}-v0", reward, 2)

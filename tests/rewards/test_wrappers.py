@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import gymnasium
 import numpy as np
 import pytest
@@ -561,3 +563,21 @@ def test_a_wrong_reward_of_numpy_is_told_like_one_of_torch():
         envs.reset(seed=0)
         with pytest.raises(RewardError, match=message):
             envs.step(np.zeros(2, dtype=np.int64))
+
+
+def test_a_wrapper_that_is_let_go_or_fails_closes_no_environment():
+    class Refuses(RewardFunction):
+        def bind(self, num_envs, device, spaces):
+            raise ValueError("not here")
+
+        def __call__(self, t):
+            return t.reward
+
+    envs = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 2)
+    VectorRewardWrapper(envs, env_reward)
+    with pytest.raises(ValueError, match="not here"):
+        VectorRewardWrapper(envs, Refuses())
+    gc.collect()
+    assert not envs.closed
+    VectorRewardWrapper(envs, env_reward).close()
+    assert envs.closed
