@@ -89,6 +89,15 @@ def to_numpy(x: Any) -> Any:
     return x
 
 
+def zeroed(x: Any, mask: Any) -> Any:
+    """``x`` (N,) with 0 in the rows where ``mask`` (N,) is set."""
+    if type(x) is np.ndarray:
+        out = x.copy()
+        out[mask] = 0
+        return out
+    return x.masked_fill(mask, 0)
+
+
 def select(mask: Any, a: Any, b: Any) -> Any:
     """Rows of ``a`` where ``mask`` (N,) is set, else of ``b``: arrays, dicts, named tuples."""
     if isinstance(a, (Tensor, np.ndarray)):

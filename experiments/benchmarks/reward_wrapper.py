@@ -1,5 +1,8 @@
 """What potential shaping by ``VectorRewardWrapper`` costs: batched face and SyncVectorEnv.
 
+SyncVectorEnv is measured with next-step autoreset, its default, and with same-step autoreset, in
+which a step that ends an episode has two observations.
+
 Actions are drawn at random beforehand: pushing to one side only ends an episode in most calls, and
 what ends is dearer.
 """
@@ -13,6 +16,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 
 from rewardzoo import VectorRewardWrapper
 from rewardzoo.rewards.base import env_reward
@@ -28,7 +32,11 @@ REFERENCE_CALL = 42e-6
 def run(say: Callable[[str], None]) -> list[Row]:
     """The bars: 25 % of a batched call at N = 64; 15 us a call of SyncVectorEnv x 8."""
     with one_thread():
-        return [_on_batched(64), *_on_sync(8)]
+        return [
+            _on_batched(64),
+            *_on_sync(8, AutoresetMode.NEXT_STEP),
+            *_on_sync(8, AutoresetMode.SAME_STEP),
+        ]
 
 
 def _potential(obs: Any) -> Any:
@@ -67,11 +75,11 @@ def _on_batched(num_envs: int) -> Row:
     )
 
 
-def _on_sync(num_envs: int) -> list[Row]:
+def _on_sync(num_envs: int, mode: AutoresetMode) -> list[Row]:
     def make() -> Any:
         return gymnasium.vector.SyncVectorEnv(
             [lambda: gymnasium.make("CartPole-v1")] * num_envs,
-            autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
+            autoreset_mode=mode,
         )
 
     contenders = _contenders(make, _random_actions(num_envs))
@@ -79,7 +87,10 @@ def _on_sync(num_envs: int) -> list[Row]:
     readings = interleave(contenders, repeats=15)
     added = [s - b for s, b in zip(readings["shaping"], readings["bare"], strict=True)]
     calls = readings["gymnasium's batch of 64"]
-    name = f"time that potential shaping adds to a call of Gymnasium's SyncVectorEnv x {num_envs}"
+    name = (
+        f"time that potential shaping adds to a call of Gymnasium's SyncVectorEnv x {num_envs}, "
+        f"{mode.value}"
+    )
     return [
         Row(name, readings, "s", added, bar=15e-6, at_most=True, times=False),
         Row(

@@ -305,6 +305,9 @@ def discount(gamma: Any) -> float | str:
     return number("gamma", gamma, 0.0, 1.0, "the agent's discount, or 'agent'")
 
 
+_FLOAT32 = np.dtype(np.float32)
+
+
 class RewardError(ValueError):
     """A reward function returned something that cannot be paid."""
 
@@ -336,7 +339,7 @@ def pay(fn: RewardFunction, transition: Transition, all_valid: bool = False) -> 
             f"expected {tuple(valid.shape)}, one number a row"
         )
     if kind is np.ndarray:
-        if reward.dtype != np.float32:
+        if reward.dtype is not _FLOAT32:
             reward = reward.astype(np.float32)
     else:
         if reward.device != valid.device:

@@ -86,7 +86,8 @@ class Potential(RewardFunction):
         """Shaping of each row, (N,) float32."""
         now: Any = self._value(t.obs)
         then: Any = self._value(t.next_obs)
-        kind, shape = type(t.terminated), t.terminated.shape
+        ended = t.terminated
+        kind, shape = type(ended), ended.shape
         if type(now) is not kind or type(then) is not kind or not now.shape == then.shape == shape:
             value = now if type(now) is not kind or now.shape != shape else then
             raise RewardError(
@@ -97,9 +98,9 @@ class Potential(RewardFunction):
         zero, discount = self._constants(now)
         # A choice and not a product: an infinite potential of a terminated state is 0 too.
         if kind is not np.ndarray:
-            then = torch.where(t.terminated, zero, then)
-        elif 1 in t.terminated.tobytes():  # type: ignore[attr-defined]  # dearest where rarest
-            then = np.where(t.terminated, zero, then)
+            then = torch.where(ended, zero, then)
+        elif 1 in ended.tobytes():  # type: ignore[attr-defined]  # dearest where rarest
+            then = np.where(ended, zero, then)
         return then * discount - now
 
     def _constants(self, like: Any) -> tuple[Any, Any]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..autoreset import StepTracker
-from ..transition import Transition, to_numpy, to_torch
+from ..transition import Transition, to_numpy, to_torch, zeroed
 from .base import RewardError, RewardFunction, Spaces, pay, unpayable
 
 _CPU = torch.device("cpu")
@@ -192,13 +192,14 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
             fn.observe(t)
         objective = tracker.objective(t)
         self._return = self._return + reward
+        inner = t.info.get("episode")
+        if isinstance(inner, dict) and isinstance(inner.get("objective"), Tensor):
+            total = inner["objective"]  # the inner environment keeps the sum
+        else:
+            self._objective = total = self._objective + objective
         added: dict[str, Any] = {
             "objective": objective,
-            "episode": {
-                "r": self._return,
-                "objective": self._sum_objective(objective, t.info.get("episode")),
-                "l": tracker.steps,
-            },
+            "episode": {"r": self._return, "objective": total, "l": tracker.steps},
             "_episode": tracker.done,
         }
         if terms := fn.terms():
@@ -210,14 +211,6 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
         if tracker.some_began:
             self._clear()
         return reward, added
-
-    def _sum_objective(self, objective: Any, inner: Any) -> Any:
-        """The episode's sum so far; the inner environment's, where that keeps one."""
-        if isinstance(inner, dict) and isinstance(inner.get("objective"), Tensor):
-            kept: Tensor = inner["objective"]
-            return kept
-        self._objective = self._objective + objective
-        return self._objective
 
     def raise_if_unpayable(self) -> None:
         """On devices where checking every step would stall: raise if any reward was not finite.
@@ -260,9 +253,9 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
         began = self._tracker.began
         if self._resets:
             self.reward_function.reset(began, self._tracker.obs)
-        self._return = self._where(began, self._zeros, self._return)
-        if self._objective is not self._zeros:
-            self._objective = self._where(began, self._zeros, self._objective)
+        self._return = zeroed(self._return, began)
+        if self._objective is not self._zeros:  # else the environment keeps that sum
+            self._objective = zeroed(self._objective, began)
 
 
 def _check(fn: Any) -> None:
