@@ -79,7 +79,7 @@ def render_table(
     for v in verdicts:
         line = Text(f"{_GLYPHS[v.outcome]} {v.outcome}", style=f"bold {_STYLES[v.outcome]}")
         line.append(f"  {v.claim}", style="default not bold")
-        line.append(f"\n    {'; '.join(_facts(v))}", style="dim not bold")
+        line.append(f"\n    {'; '.join(facts_of(v))}", style="dim not bold")
         console.print(line)
 
 
@@ -125,7 +125,7 @@ def html(results: Results, verdicts: Sequence[Verdict], figures: Sequence[Figure
         digest=digest,
         data=_data(results, rows, curves["objective"]),
         verdicts=[
-            {"v": v, "glyph": _GLYPHS[v.outcome], "facts": _facts(v), "bar": _effect_bar(v)}
+            {"v": v, "glyph": _GLYPHS[v.outcome], "facts": facts_of(v), "bar": _effect_bar(v)}
             for v in verdicts
         ],
         rows=rows,
@@ -192,7 +192,8 @@ def _finite(x: float | None) -> bool:
     return x is not None and math.isfinite(x)
 
 
-def _facts(v: Verdict) -> list[str]:
+def facts_of(v: Verdict) -> list[str]:
+    """What a verdict rests on, in words: effect and interval, n, p values, how it was decided."""
     facts = []
     if _finite(v.effect):
         bounds = _finite(v.low) and _finite(v.high)

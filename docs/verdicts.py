@@ -1,0 +1,82 @@
+"""What the experiments found when they were last run: stored in ``docs/verdicts``, a file each.
+
+``python docs/verdicts.py runs`` stores the results of every experiment below ``runs`` that was run
+at the budget ``quick``, without their curves. The page of experiments shows them, and the README's
+table counts them (a test compares).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from rewardzoo.report import facts_of
+from rewardzoo.results import OUTCOMES, Results, Verdict, read_json, write_json
+from rewardzoo.summary import column_digits, rows_of, show
+
+STORED = Path(__file__).parent / "verdicts"
+GLYPHS = dict(zip(OUTCOMES, ("✓", "✗", "?"), strict=True))
+
+
+def store(runs: Path) -> list[str]:
+    """Keep what was found below a folder of runs; returns the experiments' names."""
+    STORED.mkdir(exist_ok=True)
+    names = []
+    for path in sorted(runs.glob("*/quick/results.json")):
+        results, verdicts = read_json(path)
+        short = replace(results, arms=[replace(arm, curves={}) for arm in results.arms])
+        write_json(short, verdicts, STORED / f"{results.name}.json")
+        names.append(results.name)
+    return names
+
+
+def found() -> dict[str, tuple[Results, list[Verdict]]]:
+    """Results and verdicts by the experiments' names."""
+    return {path.stem: read_json(path) for path in sorted(STORED.glob("*.json"))}
+
+
+def counts(verdicts: list[Verdict]) -> tuple[int, ...]:
+    """How many claims hold, fail and are open."""
+    total = Counter(v.outcome for v in verdicts)
+    return tuple(total[outcome] for outcome in OUTCOMES)
+
+
+def chapter(results: Results, verdicts: list[Verdict]) -> str:
+    """What an experiment found, as Markdown."""
+    ran = results.provenance
+    seeds = max(len(arm.seeds) for arm in results.arms)
+    lines = [
+        f"Found at the budget {results.budget}, {seeds} seeds, on {ran.get('date', '')} "
+        f"(rewardzoo {ran.get('rewardzoo', '')}; {ran.get('hardware', '')}; "
+        f"{ran.get('computing time', '')}):",
+        "",
+        "| | claim | found |",
+        "|---|---|---|",
+        *(f"| {' | '.join(map(_cell, _row(v)))} |" for v in verdicts),
+        "",
+        "| arm | " + " | ".join(results.columns.values()) + " | n |",
+        "|---|" + "---|" * (len(results.columns) + 1),
+    ]
+    rows = rows_of(results)
+    digits = column_digits(rows)
+    for row in rows:
+        cells = [show(cell, digits[key]) for key, cell in row.cells.items()]
+        lines.append(f"| {_cell(row.arm.label)} | {' | '.join(cells)} | {len(row.arm.seeds)} |")
+    lines += ["", "Interquartile mean over seeds [95 % bootstrap interval]."]
+    return "\n".join(lines)
+
+
+def _row(v: Verdict) -> tuple[str, str, str]:
+    return f"{GLYPHS[v.outcome]} {v.outcome}", v.claim, "; ".join(facts_of(v))
+
+
+def _cell(text: str) -> str:
+    """``text`` in a cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
+
+
+if __name__ == "__main__":
+    for folder in sys.argv[1:]:
+        print(", ".join(store(Path(folder))))
