@@ -2,8 +2,10 @@
 
 Meng, Xia and Chen (2024): with log-probabilities averaged over tokens and no reference, length is
 not exploited. Liu et al. (2024) and Cen et al. (2024): a likelihood term, from pessimism, keeps
-chosen responses likely. Scaled down: the gold laboratory, with labels that also pay .15 for every
-token, which gold does not, so that longer responses are chosen for no good reason.
+chosen responses likely. (Offline and calibrated on the chosen, VPO has RPO's gradient: its arm must
+be RPO's to the last digit, and is here to show it.) Scaled down: the gold laboratory, with labels
+that also pay .15 for every token, which gold does not, so that longer responses are chosen for no
+good reason.
 """
 
 from __future__ import annotations

@@ -186,8 +186,10 @@ def load_agent(path: str | Path, env: str, reward: str = "objective", device: st
         return load_policy(path, envs, device)
     content = load_checkpoint(path, None, device)
     kind = content["kind"]
-    if "network" not in content or "hyperparameters" not in content:
+    if kind not in AGENTS:
         raise CheckpointError(f"checkpoint {str(path)!r}: it is of {kind!r}, which is no agent")
+    if "network" not in content:  # another library's, which knows how to load its own
+        return AGENTS[kind].load(path, make_envs(env, reward, 1, device), device)
     # Some settings fit some numbers of environments only: as many as there were.
     num_envs = len(content["collector"]["memory"]) if "collector" in content else 1
     envs = make_envs(env, reward, num_envs, device)

@@ -16,6 +16,8 @@ from rewardzoo.checkpoint import CheckpointError
 from rewardzoo.registration import AGENTS
 from rewardzoo.rewards.base import RewardFunction
 from rewardzoo.transition import Transition
+from rewardzoo.video import record_episode
+from rewardzoo.zoo.policies import load_agent
 
 
 class Twice(RewardFunction):
@@ -136,3 +138,12 @@ def test_checkpoints_execute_nothing_and_fit(tmp_path: Any) -> None:
     other = gymnasium.make_vec("rewardzoo/MountainCar-v0", num_envs=4)
     with pytest.raises(CheckpointError, match="do not fit this environment"):
         kind.load(tmp_path / "model.pt", env=other)
+
+
+def test_a_checkpoint_is_played_like_any_other(tmp_path: Any) -> None:
+    agent = AGENTS["sb3_ppo"](wrapped(), n_steps=32).learn(128)
+    agent.save(tmp_path / "model.pt")
+    again = load_agent(tmp_path / "model.pt", "rewardzoo/CartPole-v0")
+    obs = np.full((1, 4), 0.02, np.float32)
+    assert again.predict(obs, deterministic=True)[0] == agent.predict(obs, deterministic=True)[0]
+    assert len(record_episode("rewardzoo/CartPole-v0", again, 5, 0)) >= 5
