@@ -80,6 +80,7 @@ def look_at(site: Path, pictures: Path | None = None) -> list[str]:
     with served(site) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=list(FLAGS))
         context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context.set_default_timeout(120_000)  # ms; a busy machine is no page's fault
         for name in pages:
             tab = context.new_page()
             listen(tab, name, wrong)

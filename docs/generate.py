@@ -1,4 +1,4 @@
-"""Write the generated pages: cards, gallery, tutorials, references, how to cite, speed.
+"""Write the generated pages: cards, gallery, zoo, tutorials, references, how to cite, speed.
 
 ``make docs`` runs this before the site is built. What a page says comes from docstrings and
 registries: nothing is kept twice. Films and executed tutorials are kept in ``docs/.cache`` until a
@@ -25,6 +25,8 @@ import gymnasium
 import notebooks
 import players
 import speed
+import verdicts
+import zoo
 
 import rewardzoo
 from rewardzoo.experiment import Experiment
@@ -261,14 +263,17 @@ def module_of(experiment: Experiment) -> ModuleType:
 
 
 def write_experiments() -> None:
-    """Every experiment: what it asks, its arms, its claims, its budgets."""
-    chapters = []
+    """Every experiment: what it asks, its arms, its claims, what was found, its budgets."""
+    chapters, found = [], verdicts.found()
     for name in EXPERIMENTS:
         e = EXPERIMENTS[name]
         arms = "\n".join(
             f"| {a.label} | {code(a.env)} | {a.text} | {code(a.agent)} |" for a in e.grid
         )
         claims = "\n".join(f"- {claim.sentence}" for claim in e.claims)
+        outcome = f"Claims that can come out false, not decided at `quick` yet:\n\n{claims}"
+        if name in found:
+            outcome = verdicts.chapter(*found[name])
         budgets = "\n".join(
             f"| `{budget}` | {b.total_timesteps:,} | {b.seeds} |" for budget, b in e.budgets.items()
         )
@@ -277,7 +282,7 @@ def write_experiments() -> None:
             f"## {name}: {e.title} {{ #{name} }}\n\n{about}\n\nPaper: {e.paper}\n\n"
             f"```bash\nrewardzoo run {name}\n```\n\n"
             f"| arm | environment | reward | agent |\n|---|---|---|---|\n{arms}\n\n"
-            f"Claims that can come out false:\n\n{claims}\n\n"
+            f"{outcome}\n\n"
             f"| budget | steps | seeds |\n|---|---|---|\n{budgets}"
         )
     index = index_of((name, EXPERIMENTS[name].title) for name in EXPERIMENTS)
@@ -398,6 +403,7 @@ def main(slow: bool = True) -> None:
     speed.write_speed(OUT)
     if slow:
         gallery.write_gallery(OUT)
+        zoo.write_zoo(OUT / "zoo")
         notebooks.write_tutorials(OUT / "tutorials")
 
 

@@ -1,11 +1,17 @@
-"""Watch a policy: an episode as text frames or as a GIF."""
+"""Watch a policy: an episode in the terminal or as a GIF, whichever way its environment draws."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+
+from .frames import blocks, pictures, shades
+
+_TERMINAL_FPS = 20
+_TEXT_FPS = 1  # of text as a film, which takes time to read
 
 
 def record_episode(
@@ -22,20 +28,23 @@ def record_episode(
         policy: with ``predict``; None acts at random.
         max_steps: stop after so many.
         seed: of the episode.
-        gif: where to write frames as an animation; None gives text frames.
+        gif: where to write frames as an animation; None prefers text.
 
     Returns:
-        Frames, (H, W, 3) uint8 each, or strings.
-
-    Raises:
-        ValueError: if the environment cannot be drawn that way.
+        Frames, as the environment draws them: (H, W, 3) uint8 each, or strings where it only has
+        text or where that is preferred.
     """
-    mode = "ansi" if gif is None else "rgb_array"
+    wanted, other = ("ansi", "rgb_array") if gif is None else ("rgb_array", "ansi")
+    probe: Any = gymnasium.make(env_id)
+    mode = wanted if wanted in probe.metadata["render_modes"] else other
+    probe.close()
     env: Any = gymnasium.make(env_id, render_mode=mode)
     frames = play(env, policy, max_steps, seed)
     env.close()
     if gif is not None:
-        write_gif(frames, gif, env.metadata.get("render_fps", 30))
+        drawn = mode == "rgb_array"
+        fps = env.metadata.get("render_fps", 30) if drawn else _TEXT_FPS
+        write_gif(frames if drawn else pictures(frames), gif, fps)
     return frames
 
 
@@ -76,9 +85,20 @@ def write_gif(frames: list[Any], path: str | Path, fps: float) -> None:
 
 
 def show(frames: list[Any], out: Path | None, console: Any) -> None:
-    """Say where a film is, or print an episode's pages of text."""
+    """Say where a film is, or show it in the terminal: pages of text, or pictures that move.
+
+    Where the output is no terminal, pictures are printed as plain characters.
+    """
     if out is not None:
         console.print(f"{len(frames)} frames in {out}")
-        return
-    for frame in frames:
-        console.print(frame, markup=False, highlight=False)
+    elif isinstance(frames[0], str) or not console.is_terminal:
+        for frame in frames:
+            page = frame if isinstance(frame, str) else shades(frame, console.width)
+            console.print(page, markup=False, highlight=False)
+    else:
+        from rich.live import Live
+
+        with Live(console=console, auto_refresh=False) as live:
+            for frame in frames:
+                live.update(blocks(frame, console.width, console.height - 1), refresh=True)
+                time.sleep(1.0 / _TERMINAL_FPS)

@@ -41,19 +41,25 @@ def main(only: str | None = None, out: str | Path | None = None, console: Any = 
 
     from rewardzoo.registration import UnknownNameError, unknown
 
-    from .timing import table, write_json
+    from .timing import missing, setting, table, write_json
 
     if only is not None and only not in BENCHMARKS:
         raise UnknownNameError(unknown("benchmark", only, BENCHMARKS))
     if out is not None and not Path(out).absolute().parent.is_dir():
         raise ValueError(f"out={str(out)!r}: its folder does not exist; make it first")
     console = console or Console()
+    measured = setting()  # before anything is: the load is that of others
     rows = []
     for name in [only] if only else [x for x in BENCHMARKS if x not in BY_NAME_ALONE]:
         console.print(f"{name} ...", highlight=False)
         module = importlib.import_module(f"{__name__}.{name}")
-        rows += module.run(lambda line: console.print(f"  {line}", highlight=False))
+        try:
+            rows += module.run(lambda line: console.print(f"  {line}", highlight=False))
+        except Exception as error:  # whatever one raises, the others are worth having
+            if only:
+                raise
+            rows.append(missing(name, f"{type(error).__name__}: {error}"))
         if out is not None:  # after each, so that an interrupted run leaves what it has
-            write_json(Path(out), rows)
+            write_json(Path(out), rows, measured)
     console.print(table(rows))
     return all(row.met is not False for row in rows)

@@ -34,7 +34,8 @@ def run(say: Callable[[str], None]) -> list[Row]:
         return [*_training(), *_sampling()]
 
 
-def _llama() -> Any:
+def llama() -> Any:
+    """With random weights, the same ones each time."""
     import transformers
 
     torch.manual_seed(0)
@@ -85,7 +86,7 @@ def _training() -> list[Row]:
         return read
 
     contenders = {
-        "rewardzoo, same Llama": ours("rewardzoo, same Llama", HuggingFaceModel(_llama())),
+        "rewardzoo, same Llama": ours("rewardzoo, same Llama", HuggingFaceModel(llama())),
         "rewardzoo, decoder": ours(
             "rewardzoo, decoder", Decoder(DecoderConfig(VOCABULARY, 64, WIDTH, LAYERS))
         ),
@@ -152,7 +153,7 @@ def _trl(steps: int, tokens: int, losses: dict[str, float]) -> Callable[[], floa
         {"prompt": text(p.prompt), "chosen": text(p.chosen), "rejected": text(p.rejected)}
         for p in _pairs().pairs
     ]
-    model = _llama()
+    model = llama()
 
     def read() -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -188,39 +189,7 @@ def _trl(steps: int, tokens: int, losses: dict[str, float]) -> Callable[[], floa
 
 
 def _sampling() -> list[Row]:
-    from rewardzoo.rlhf.decoder import Decoder, DecoderConfig
-    from rewardzoo.rlhf.huggingface import HuggingFaceModel
-    from rewardzoo.rlhf.sampling import sample
-
-    llama, decoder = _llama().eval(), Decoder(DecoderConfig(VOCABULARY, 64, WIDTH, LAYERS))
-    wrapped = HuggingFaceModel(llama)
-    prompts = torch.randint(2, VOCABULARY, (128, PROMPT))
-
-    def own(model: Any) -> Callable[[], float]:
-        def read() -> float:
-            generator = torch.Generator().manual_seed(0)
-            start = time.perf_counter()
-            batch = sample(model, prompts, COMPLETION, generator)
-            return float(batch.lengths.sum()) / (time.perf_counter() - start)
-
-        return read
-
-    def generate() -> float:
-        start = time.perf_counter()
-        ids = llama.generate(
-            prompts,
-            attention_mask=torch.ones_like(prompts),
-            do_sample=True,
-            top_k=0,
-            max_new_tokens=COMPLETION,
-        )
-        seconds = time.perf_counter() - start
-        ends = ids[:, PROMPT:] == 1
-        return float(((ends.cumsum(1) - ends.long()) == 0).sum()) / seconds
-
-    readings = interleave(
-        {"rewardzoo, decoder": own(decoder), "same Llama": own(wrapped), "generate": generate}
-    )
+    readings = interleave(samplers(128))
     return [
         ratio(
             f"sampling tokens/s, {name} vs transformers' generate",
@@ -233,3 +202,42 @@ def _sampling() -> list[Row]:
         )
         for name in ("rewardzoo, decoder", "same Llama")
     ]
+
+
+def samplers(count: int, times: int = 1) -> dict[str, Callable[[], float]]:
+    """Readings of tokens sampled a second, completing so many prompts at a time, so many times."""
+    from rewardzoo.rlhf.decoder import Decoder, DecoderConfig
+    from rewardzoo.rlhf.huggingface import HuggingFaceModel
+    from rewardzoo.rlhf.sampling import sample
+
+    model, decoder = llama().eval(), Decoder(DecoderConfig(VOCABULARY, 64, WIDTH, LAYERS))
+    prompts = torch.randint(2, VOCABULARY, (count, PROMPT))
+
+    def own(model: Any) -> Callable[[], float]:
+        def read() -> float:
+            generator = torch.Generator().manual_seed(0)
+            return rate(lambda: sample(model, prompts, COMPLETION, generator).lengths.sum())
+
+        return read
+
+    def generate() -> torch.Tensor:
+        ids = model.generate(
+            prompts,
+            attention_mask=torch.ones_like(prompts),
+            do_sample=True,
+            top_k=0,
+            max_new_tokens=COMPLETION,
+        )
+        ends = ids[:, PROMPT:] == 1
+        return ((ends.cumsum(1) - ends.long()) == 0).sum()
+
+    def rate(tokens: Callable[[], torch.Tensor]) -> float:
+        start = time.perf_counter()
+        total = sum(int(tokens()) for _ in range(times))
+        return total / (time.perf_counter() - start)
+
+    return {
+        "rewardzoo, decoder": own(decoder),
+        "same Llama": own(HuggingFaceModel(model)),
+        "generate": lambda: rate(generate),
+    }

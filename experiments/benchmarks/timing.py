@@ -23,8 +23,26 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
+from rewardzoo.jobs import provenance
+from rewardzoo.results import write_atomic
+
 REPEATS = 5
-PACKAGES = ("torch", "gymnasium", "numpy", "stable-baselines3", "jax", "gymnax")
+PACKAGES = ("nle", "stable-baselines3", "jax", "gymnax", "transformers", "trl")
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a row lies on a curve of cost against size; its readings are the heights there.
+
+    Args:
+        curve: title of the picture, one line a contender.
+        along: what grows, the label of its horizontal axis.
+        at: how many.
+    """
+
+    curve: str
+    along: str
+    at: int
 
 
 @dataclass(frozen=True)
@@ -40,6 +58,8 @@ class Row:
         at_most: whether smaller is better.
         times: whether ``values`` are ratios.
         note: settings that a reader must know, or why it could not be measured.
+        extra: what else is stored.
+        point: where it lies on a curve; None where it is on none.
     """
 
     name: str
@@ -51,6 +71,7 @@ class Row:
     times: bool = True
     note: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+    point: Point | None = None
 
     @property
     def median(self) -> float:
@@ -84,6 +105,14 @@ def ratio(
     return Row(name, kept, unit, [a / b for a, b in pairs], **rest)
 
 
+def cheaper(point: Point, readings: Mapping[str, list[float]], than: list[float], note: str) -> Row:
+    """The row of a point: how many times its first contender's seconds go into ``than``."""
+    first = next(iter(readings.values()))
+    name = f"{point.curve}, {point.along}: {point.at:,}"
+    values = [a / b for a, b in zip(than, first, strict=True)]
+    return Row(name, dict(readings), "s", values, note=note, point=point)
+
+
 def interleave(
     contenders: Mapping[str, Callable[[], float]], repeats: int = REPEATS
 ) -> dict[str, list[float]]:
@@ -110,6 +139,11 @@ def seconds_per_call(call: Callable[[], Any], budget: float = 0.3) -> Callable[[
         return (time.perf_counter() - start) / count
 
     return read
+
+
+def inverse(rate: Callable[[], float]) -> Callable[[], float]:
+    """A reading in seconds an item, of one in items a second."""
+    return lambda: 1.0 / rate()
 
 
 @contextlib.contextmanager
@@ -142,16 +176,24 @@ def table(rows: list[Row]) -> Table:
     return out
 
 
-def write_json(path: Path, rows: list[Row]) -> None:
-    """Every reading, with the hardware and the versions it was taken on."""
+def setting() -> dict[str, Any]:
+    """Where, when and with what is measured; the load is that before the first reading."""
+    versions = provenance("cpu")
+    del versions["hardware"]
+    date = versions.pop("date")
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {"date": date, "hardware": hardware(), "versions": versions}
+
+
+def write_json(path: Path, rows: list[Row], setting: Mapping[str, Any]) -> None:
+    """Every reading, and what ``setting`` said."""
     found = []
     for row in rows:
         summary = {"median": row.median, "met": row.met} if row.values else {}
         found.append({**asdict(row), **summary})
-    text = json.dumps({"hardware": hardware(), "versions": versions(), "rows": found}, indent=1)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text + "\n")
-    part.replace(path)
+    write_atomic(path, json.dumps({**setting, "rows": found}, indent=1) + "\n")
 
 
 def hardware() -> dict[str, Any]:
@@ -163,7 +205,12 @@ def hardware() -> dict[str, Any]:
         models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
         model = models[0] if models else model
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {"processor": model, "cores": cores(), "system": platform.platform(), "load": load}
+    return {
+        "processor": model,
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load": load,
+    }
 
 
 def cores() -> int:
@@ -171,17 +218,6 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of what is compared."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _titled(row: Row) -> str:
@@ -194,7 +230,8 @@ def _value(row: Row, x: float) -> str:
 
 def _number(x: float, unit: str) -> str:
     if unit == "s":
-        if x < 1e-3:
-            return f"{x * 1e6:.1f} us"
-        return f"{x * 1e3:.1f} ms" if x < 1.0 else f"{x:.2f} s"
+        for factor, name in ((1.0, "s"), (1e3, "ms"), (1e6, "us")):
+            if x * factor >= 1.0:
+                return f"{x * factor:.3g} {name}"
+        return f"{x * 1e9:.3g} ns"
     return f"{x:,.0f} {unit}" if abs(x) >= 10.0 else f"{x:.2g} {unit}"
