@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor
 
 from ..registration import register_reward
@@ -214,6 +215,16 @@ class ActionCost(RewardFunction):
 
     def __init__(self, weight: float = 1.0) -> None:
         self.weight = number("weight", weight, 0.0)
+
+    def bind(self, num_envs: int, device: torch.device, spaces: Spaces) -> None:
+        """Effort needs actions that have a length.
+
+        Raises:
+            ValueError: for actions other than a Box.
+        """
+        if not isinstance(spaces.action, Box):
+            raise ValueError(f"action_cost: it needs Box actions, these are {spaces.action}")
+        super().bind(num_envs, device, spaces)
 
     def __call__(self, t: Transition) -> Tensor:
         """Minus the cost, (N,) float32."""

@@ -247,3 +247,9 @@ def test_advice_is_refused_where_its_numbers_mean_something_else(
     make_envs(f"rewardzoo/{right}-v0", reward, 2).reset(seed=0)
     with pytest.raises(ValueError, match=f"{reward}: it is advice for .*this environment has"):
         make_envs(f"rewardzoo/{wrong}-v0", reward, 2)
+
+
+def test_effort_needs_actions_that_have_a_length() -> None:
+    make_envs("rewardzoo/Pendulum-v0", "action_cost", 2).reset(seed=0)
+    with pytest.raises(ValueError, match="action_cost: it needs Box actions, these are Discrete"):
+        make_envs("rewardzoo/PegInHole-v0", "action_cost", 2)
