@@ -1,6 +1,8 @@
 # Everything runs in .venv, which is made on first use.
 PYTHON ?= python3
 BIN := .venv/bin
+# Names this machine's readings on the page of speed.
+RUN ?= $(shell getconf _NPROCESSORS_ONLN)-cores
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help quickstart test test-slow docs docs-check bench lint clean
@@ -14,12 +16,12 @@ help:  ## list the targets
 	touch $@
 
 .venv/dev: .venv/base
-	$(PIP) -e ".[dev,nethack,mujoco,pettingzoo,llm,rlhf,ray]"
+	$(PIP) -e ".[dev,nethack,mujoco,traffic,pettingzoo,llm,rlhf,ray]"
 	$(PIP) --no-deps simglucose  # whose patients ours are compared with; it asks for a gym of 2017
 	touch $@
 
 .venv/docs: .venv/base
-	$(PIP) -e ".[docs,nethack,mujoco,sb3]"
+	$(PIP) -e ".[docs,nethack,mujoco,traffic,sb3]"
 	touch $@
 
 .venv/bench: .venv/base
@@ -42,8 +44,9 @@ docs: .venv/docs  ## build the site into site/
 docs-check: docs  ## open every page in a headless browser (chromium)
 	$(BIN)/python docs/check_site.py
 
-bench: .venv/bench  ## speed, as ratios to peers in the same run
-	$(BIN)/rewardzoo bench
+bench: .venv/bench  ## speed, as ratios to peers in the same run; kept for the docs as RUN
+	mkdir -p docs/benchmarks
+	$(BIN)/rewardzoo bench --out docs/benchmarks/$(RUN).json
 
 lint: .venv/dev  ## style and types
 	$(BIN)/ruff check .

@@ -155,6 +155,13 @@ def by_pid(env: Any) -> Act:
     return lambda obs: controller(torch.as_tensor(obs)[None])[0].numpy()
 
 
+def as_humans_drive(env: Any) -> Act:
+    """The intelligent driver model."""
+    from rewardzoo.envs.traffic_merge.policies import IDM
+
+    return lambda obs: IDM()(torch.as_tensor(obs)[None])[0].numpy()
+
+
 def by_the_call(env: Any) -> Act:
     """Give an attempt up when failure is called."""
     return lambda obs: int(obs[1] > 0.5)
@@ -277,6 +284,9 @@ FILMS: dict[str, tuple[Film, ...]] = {
         Film("rewardzoo/KneeOASingle-v0", "a visit every second year", every_second_year, {}, 1),
     ),
     "Glucose-v0": (Film("rewardzoo/Glucose-v0", "a PID controller", by_pid),),
+    "TrafficMerge": (
+        Film("rewardzoo/TrafficMerge-v0", "driving as humans do", as_humans_drive, {}, 3),
+    ),
     "PegInHole-v0": (
         Film("rewardzoo/PegInHole-v0", "giving up when failure is called", by_the_call, {}, 1),
     ),
@@ -300,7 +310,20 @@ FILMS: dict[str, tuple[Film, ...]] = {
             ("MiniHackMazeWalk9x9", 2),
             ("MiniHackSimpleCrossingS11N5", 0),
             ("MiniHackLavaCrossingS9N1", 0),
+            ("MiniHackCorridorR3", 1),
+            ("MiniHackMultiRoomN6OpenDoor", 1),
+            ("MiniHackExploreMazeEasy", 5),
+            ("MiniHackLabyrinthSmall", 0),
+            ("MiniHackMementoShortF2", 1),
+            ("MiniHackClosedDoor", 2),
+            ("MiniHackHideNSeek", 0),
+            ("MiniHackCorridorBattle", 0),
             ("NetHackStaircase", 6),
         )
+    )
+    # What takes more than finding the stairs: the level is shown, nobody here can play it.
+    + tuple(
+        Film(f"rewardzoo/MiniHack{name}-v0", "random actions", at_random, rows=_MAP)
+        for name in ("KeyRoomS5", "River", "Sokoban1a", "QuestEasy", "WoDEasyFull")
     ),
 }

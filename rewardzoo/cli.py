@@ -430,6 +430,7 @@ def doctor(
     extras = {
         "nethack": ("nle", "NetHack and MiniHack"),
         "mujoco": ("mujoco", "contact physics"),
+        "traffic": ("libsumo", "road traffic"),
         "pettingzoo": ("pettingzoo", "games of several agents"),
         "llm": ("llama_cpp", "a local language model"),
         "rlhf": ("transformers", "language-model training"),

@@ -182,6 +182,7 @@ def test_an_extra_asked_for_brings_the_module() -> None:
 DOORS = {
     "nethack": ("nle", "gymnasium.make('rewardzoo/NetHackScore-v0')"),
     "mujoco": ("mujoco", "gymnasium.make('rewardzoo/Hopper-v0')"),
+    "traffic": ("libsumo", "gymnasium.make('rewardzoo/TrafficMerge-v0')"),
     "pettingzoo": ("pettingzoo", "import rewardzoo.envs.sepsis_debate.sepsis_debate_v0"),
     "llm": ("llama_cpp", "from rewardzoo.llm.embedded import EmbeddedModel; EmbeddedModel()"),
     "rlhf": ("transformers", "from rewardzoo.rlhf.huggingface import HuggingFaceModel as m; m.from_pretrained('.')"),
