@@ -28,12 +28,10 @@ from rewardzoo.verdicts import above, below
 
 from .common.barfi_tasks import BAD, EPISODES, GOOD, NONE, TASKS, WEIGHTS, last_tenth, study
 
-SEEDS = tuple(range(100, 120))
-
 
 def compare(trial: Any, name: str, kind: str) -> dict[str, float]:
     """BARFI and what it competes with on one task: shares of the optimum in the last tenth."""
-    block = SEEDS[: trial.budget.seeds]
+    block = TASKS[name].seeds[: trial.budget.seeds]
     seeds = block if trial.seed in block else (trial.seed,)
     arms = study(name, seeds, trial.budget.total_timesteps)
     row = seeds.index(trial.seed)
@@ -249,7 +247,7 @@ def experiment(name: str) -> Experiment:
             for budget, episodes in TASKS[name].episodes.items()
         },
         claims=claims_of(name),
-        seeds=SEEDS,
+        seeds=TASKS[name].seeds,
         tuning_seeds=tuple(range(5)),
         columns={
             **CURVES,

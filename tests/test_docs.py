@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,18 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The generated pages, with nothing played and no tutorial executed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(DOCS))
-        generate, gallery = (importlib.import_module(n) for n in ("generate", "gallery"))
+        generate, gallery, zoo = (
+            importlib.import_module(n) for n in ("generate", "gallery", "zoo")
+        )
         out = tmp_path_factory.mktemp("docs") / "generated"
         patch.setattr(generate, "OUT", out)
-        patch.setattr(gallery, "film_of", lambda film: b"GIF89a")
+        for room in (gallery, zoo):
+            patch.setattr(room, "film_of", lambda film: b"GIF89a")
         plugins = type("Plugins", (RewardFunction,), {"__module__": "rewardzoo_plugin_mine"})
         patch.setitem(generate.REWARDS._entries, "of_a_plugin", plugins)  # which no page may name
         generate.main(slow=False)
         gallery.write_gallery(out)
+        zoo.write_zoo(out / "zoo")
         yield out
 
 
@@ -182,6 +187,37 @@ def test_every_environment_that_can_be_drawn_plays_in_the_gallery(
             assert re.search(rf"\]\(film-[^)]*\.gif\)\]\({page}\.md\)", text), page
         else:
             assert f"### [{page}]({page}.md)" in text
+
+
+def test_every_policy_of_the_zoo_has_its_card_and_its_scores_in_the_index(generated: Path) -> None:
+    from rewardzoo.zoo import names, read_policy
+    from rewardzoo.zoo.manifest import TRAINED
+
+    index = (generated / "zoo" / "index.md").read_text()
+    for name in names():
+        recipe, config, metrics = read_policy(TRAINED / name)
+        (row,) = re.findall(rf"^\| \[{name}\].*$", index, re.MULTILINE)
+        cells = [x.split(" ± ")[0] for x in row.strip("| ").split(" | ")]
+        means = [f"{metrics['scores'][key]['mean']:.4g}" for key in ("return", "objective")]
+        assert cells[-2:] == means
+        assert f"`{recipe.reward}`" in row and f"({name}.md): {recipe.title}<" in index
+        card = (generated / "zoo" / f"{name}.md").read_text()
+        assert card.startswith(f"# {name}\n\n![") and config["sha256"] in card
+        assert (generated / "zoo" / f"zoo-{name}.gif").is_file()
+
+
+def test_the_zoos_page_runs(generated: Path, tmp_path: Path, registries: None) -> None:
+    page = generated / "zoo" / "index.md"
+    (block,) = blocks(page, "python")
+    namespace: dict[str, Any] = {}
+    exec(compile(block, str(page), "exec"), namespace)
+    env = gymnasium.make(namespace["agent"].envs.spec.id)
+    action, _ = namespace["agent"].predict(env.reset(seed=0)[0], deterministic=True)
+    assert env.action_space.contains(action)
+    (shell,) = blocks(page, "bash")
+    assert len(shell.splitlines()) == 5
+    for line in shell.splitlines():
+        parsed(shlex.split(line, comments=True)[1:])
 
 
 def test_a_reward_function_shows_its_arguments_and_examples(generated: Path) -> None:
@@ -410,6 +446,12 @@ def test_a_tutorial_is_executed_and_one_that_raises_is_refused(tmp_path: Path, d
         notebooks.executed(bad)
 
 
+def setting(cores: int) -> dict[str, Any]:
+    """What a stored run says of its machine."""
+    hardware = {"processor": "Chip", "cores": cores, "system": "Linux", "load": 0.5}
+    return {"date": "2026-01-01", "hardware": hardware, "versions": {"torch": "2"}}
+
+
 def test_stored_readings_become_a_table_and_a_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, docs: Any
 ) -> None:
@@ -422,10 +464,118 @@ def test_stored_readings_become_a_table_and_a_picture(
         Row("slow", {"us": [0.002]}, "s", [0.002], bar=0.001, at_most=True, times=False),
         missing("absent", "no peer"),
     ]
-    write_json(tmp_path / "here.json", rows)
+    write_json(tmp_path / "here.json", rows, setting(2))
     speed.write_speed(tmp_path / "out")
     text = (tmp_path / "out" / "speed.md").read_text()
     assert "| fast | 3 × | 2 × to 4 × | ≥ 1.5 × | met | us 3 steps/s<br>peer 1 steps/s |" in text
     assert "| slow | 2 ms | 2 ms to 2 ms | ≤ 1 ms | **missed** | us 2 ms |" in text
-    assert "| absent<br><small>no peer</small> | not measured |" in text and "cores" in text
-    assert "<svg" in (tmp_path / "out" / "speed-here.svg").read_text()
+    assert "| absent<br><small>no peer</small> | not measured |" in text
+    assert "| here | Chip, 2 cores<br>Linux | 0.5 | torch 2 | 2026-01-01 |" in text
+    assert "<svg" in (tmp_path / "out" / "speed-bars.svg").read_text()
+
+
+def test_runs_of_two_machines_stand_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, docs: Any
+) -> None:
+    from rewardzoo.experiments.benchmarks.timing import Row, write_json
+
+    speed = docs("speed")
+    monkeypatch.setattr(speed, "STORED", tmp_path)
+    fast = Row("fast", {}, "", [2.0], bar=1.5)
+    write_json(
+        tmp_path / "large.json", [fast, Row("only here", {}, "", [1.0], bar=2.0)], setting(8)
+    )
+    write_json(tmp_path / "small.json", [Row("fast", {}, "", [1.0], bar=1.5)], setting(2))
+    speed.write_speed(tmp_path / "out")
+    text = (tmp_path / "out" / "speed.md").read_text()
+    assert "| benchmark | bar | large | small |" in text
+    assert "| fast | ≥ 1.5 × | 2 × met | 1 × **missed** |" in text
+    assert "| only here | ≥ 2 × | 1 × **missed** |  |" in text
+
+
+def test_costs_against_sizes_become_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, docs: Any
+) -> None:
+    from rewardzoo.experiments.benchmarks.timing import Point, cheaper, write_json
+
+    speed = docs("speed")
+    monkeypatch.setattr(speed, "STORED", tmp_path)
+    for name, cores in (("a", 2), ("b", 8)):
+        rows = [
+            cheaper(
+                Point("A step", "environments", at),
+                {"ours": [1e-3 / at] * 3, "peer": [2e-3, 2e-3, 1e-3]},
+                [2e-3, 2e-3, 1e-3],
+                "against the peer",
+            )
+            for at in (1, 1000)
+        ]
+        write_json(tmp_path / f"{name}.json", rows, setting(cores))
+    drawn: list[Any] = []
+    figure = speed.figure
+
+    @contextmanager
+    def watched(size: Any, path: Path) -> Iterator[Any]:
+        with figure(size, path) as canvas:
+            yield canvas
+            drawn.append(canvas)
+
+    monkeypatch.setattr(speed, "figure", watched)
+    speed.write_speed(tmp_path / "out")
+    text = (tmp_path / "out" / "speed.md").read_text()
+    assert "| a | 1,000 | 1 µs | 2 ms | 2,000 × |" in text and "## Bars" not in text
+    assert "![A step: cost against environments, one line a contender](speed-a-step.svg)" in text
+    assert (tmp_path / "out" / "speed-a-step.svg").is_file()
+    (canvas,) = drawn
+    titles = [panel.get_title() for panel in canvas.axes]
+    assert titles == ["a\nChip, 2 cores", "b\nChip, 8 cores"]
+    for panel in canvas.axes:
+        ours, peer = panel.lines[:2]
+        assert ours.get_xydata().tolist() == [[1, 1e-3], [1000, 1e-6]]
+        assert peer.get_xydata().tolist() == [[1, 2e-3], [1000, 2e-3]]
+        assert panel.get_yscale() == "log"
+
+
+def test_the_readmes_verdicts_are_those_that_were_found(docs: Any) -> None:
+    """Every row counts a stored run, of the reporting seeds and the claims as they are now."""
+    verdicts = docs("verdicts")
+    row = re.compile(r"^\| `(\w+)` \| .* \| (\d+) / (\d+) / (\d+) \|$", re.MULTILINE)
+    said = {
+        name: (int(a), int(b), int(c))
+        for name, a, b, c in row.findall((ROOT / "README.md").read_text())
+    }
+    found = verdicts.found()
+    assert said == {name: verdicts.counts(judged) for name, (_, judged) in found.items()}
+    for name, (results, judged) in found.items():
+        now = EXPERIMENTS[name]
+        assert len(judged) == len(now.claims), f"{name}: run it again, its claims have changed"
+        for arm in results.arms:
+            assert set(arm.seeds) <= set(now.seeds), f"{name}: run it again, on its seeds"
+        assert results.budget.startswith("quick")
+
+
+def test_results_are_stored_without_their_curves_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, docs: Any
+) -> None:
+    from rewardzoo.results import ArmResult, Results, Verdict, read_json, write_json
+
+    verdicts = docs("verdicts")
+    monkeypatch.setattr(verdicts, "STORED", tmp_path / "stored")
+    arm = ArmResult(
+        "a | b", "", "", "", [1, 2], {"step": np.ones((2, 3))}, {"objective": np.array([1.0, 3.0])}
+    )
+    results = Results("tiny", "", "", [arm], "quick (9 steps)", "", columns={"objective": "meant"})
+    judged = [
+        Verdict("It is < 1.", "fails", 2.0, 1.0, 3.0, 2, "a * b"),
+        Verdict("It is.", "holds", None, None, None, 2, ""),
+    ]
+    for budget in ("quick", "smoke"):
+        (tmp_path / "runs" / "tiny" / budget).mkdir(parents=True)
+        write_json(results, judged, tmp_path / "runs" / "tiny" / budget / "results.json")
+    assert verdicts.store(tmp_path / "runs") == ["tiny"]
+    kept, same = read_json(tmp_path / "stored" / "tiny.json")
+    assert not kept.arms[0].curves and kept.arms[0].final["objective"].tolist() == [1.0, 3.0]
+    assert verdicts.counts(same) == (1, 1, 0)
+    text = verdicts.chapter(kept, same)
+    assert "| ✗ fails | It is &lt; 1. | effect 2 [1, 3]; n = 2; a \\* b |" in text
+    assert "| a \\| b | 2.0 [1.0, 3.0] | 2 |" in text

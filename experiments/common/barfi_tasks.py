@@ -93,6 +93,7 @@ class Task:
         fixed: the same of REINFORCE on rewards that are not learned.
         options: of the environment.
         alignment: of the reward that is learned.
+        seeds: for reporting.
     """
 
     env: str
@@ -104,6 +105,7 @@ class Task:
     fixed: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     alignment: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = tuple(range(100, 120))
 
 
 TASKS = {
@@ -130,13 +132,16 @@ TASKS = {
         episodes={"smoke": 30, "quick": 1000, "full": 1000},
         barfi={
             "learning_rate": 1e-3,
-            "reward_learning_rate": 0.2,
+            "reward_learning_rate": 0.02,
             "order": 1,
             "first": 60,
             "buffer": 300,
             "outer_episodes": 3,
         },
         fixed={"learning_rate": 5e-3, "order": 1},
+        # With a rate of .2, which was not tuned, phi_3 ran to -54 on seeds 100 to 109. Then .005,
+        # .02 and .05 were tried on tuning seeds: misled, 2, 3 and 3 of 5 balance. Others report.
+        seeds=tuple(range(120, 140)),
     ),
     "mountain car": Task(
         env="rewardzoo/AlignmentMountainCar-v0",
