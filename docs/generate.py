@@ -255,10 +255,12 @@ def source_of(kind: type) -> str:
 def module_of(experiment: Experiment) -> ModuleType:
     """The module that made an experiment; its docstring says what is claimed and scaled down."""
     for name, module in sorted(sys.modules.items()):
-        if name.startswith("rewardzoo.experiments.") and any(
-            value is experiment for value in vars(module).values()
-        ):
-            return module
+        if not name.startswith("rewardzoo.experiments."):
+            continue
+        for value in vars(module).values():
+            made = value.values() if isinstance(value, dict) else [value]  # several at once
+            if any(each is experiment for each in made):
+                return module
     return sys.modules["rewardzoo.experiments"]
 
 

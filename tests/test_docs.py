@@ -579,3 +579,11 @@ def test_results_are_stored_without_their_curves_and_shown(
     text = verdicts.chapter(kept, same)
     assert "| ✗ fails | It is &lt; 1. | effect 2 [1, 3]; n = 2; a \\* b |" in text
     assert "| a \\| b | 2.0 [1.0, 3.0] | 2 |" in text
+
+
+def test_every_experiment_is_described_by_the_module_that_made_it(docs: Any) -> None:
+    generate = docs("generate")
+    for name in EXPERIMENTS:
+        module = generate.module_of(EXPERIMENTS[name])
+        assert module.__name__.count(".") >= 2, f"{name}: made by {module.__name__}"
+    assert generate.module_of(EXPERIMENTS["barfi_maze"]).__name__ == "rewardzoo.experiments.barfi"
