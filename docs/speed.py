@@ -6,6 +6,7 @@ import json
 import math
 import re
 import statistics
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,7 +94,9 @@ def plot_ratios(held: dict[str, dict[str, Row]], benchmarks: list[str], path: Pa
     """Every result over its bar, on a log scale: what is right of the line meets it."""
     from matplotlib.ticker import LogLocator, NullLocator
 
-    with figure((9, 1.2 + 0.3 * len(benchmarks)), path) as canvas:
+    labels = [textwrap.fill(name, 48) for name in benchmarks]
+    height = 0.17 * sum(label.count("\n") + 2 for label in labels)
+    with figure((9, 1.2 + height), path) as canvas:
         axes = canvas.subplots()
         for j, (name, rows) in enumerate(held.items()):
             shift = 0.5 * ((j + 0.5) / len(held) - 0.5)
@@ -105,11 +108,11 @@ def plot_ratios(held: dict[str, dict[str, Row]], benchmarks: list[str], path: Pa
                     axes.plot([min(over), max(over)], [i + shift] * 2, color=f"C{j}", lw=2)
                     axes.plot(statistics.median(over), i + shift, "o", color=f"C{j}")
         axes.axvline(1.0, color="grey", lw=1)
-        axes.set(xscale="log", xlabel="result over its bar (right of the line: met)")
+        axes.set(xscale="log", xlabel="result over its bar; right of the line: met")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_yticks(range(len(benchmarks)), benchmarks, fontsize=8)
+        axes.set_yticks(range(len(benchmarks)), labels, fontsize=8)
         axes.set_ylim(len(benchmarks) - 0.5, -0.5)
         canvas.legend(loc="outside upper right", ncols=len(held))
 
