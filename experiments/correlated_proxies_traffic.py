@@ -21,16 +21,12 @@ import torch
 from rewardzoo.agents.orpo import play_base
 from rewardzoo.envs.traffic_merge.policies import NoisyIDM
 from rewardzoo.envs.traffic_merge.simulator import LEVELS
-from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
+from rewardzoo.experiment import Budget, Experiment, Figure
 from rewardzoo.jobs import make_envs
 from rewardzoo.metrics.occupancy import theory_coefficient
-from rewardzoo.metrics.statistics import paired_difference
-from rewardzoo.results import Results, Verdict
-from rewardzoo.verdicts import below
 
-from . import correlated_proxies_glucose as glucose
-from .correlated_proxies import ACTION_KL, HACKED, HONEST, SQRT_CHI2, alarm_in_time, train
-from .correlated_proxies_glucose import DIVERGENCES, FACTORS, KL, THEORY, arm, compared
+from .common.proxies import DIVERGENCES, arms, claims, draw
+from .correlated_proxies import SQRT_CHI2, train
 
 ENV, EPISODE, GAMMA = "rewardzoo/TrafficMerge-v0", 300, 0.99
 TRAFFIC = {"levels": LEVELS, "slots": 2}
@@ -71,44 +67,12 @@ def learn(
     return {**found, "r": r, "sigma": sigma}
 
 
-# ---- claims --------------------------------------------------------------------------------------
-
-
-def hacked(results: Results) -> Verdict:
-    """The unregularised proxy: below the base."""
-    final = results[HACKED].final
-    return below(
-        "Optimised as it is, speed on the road brings commutes below the base policy's.",
-        paired_difference(final["objective"], final["base"]),
-        f"objective a step, paired by seed: {final['objective'].mean():.4f} against "
-        f"{final['base'].mean():.4f}; the speed's correlation with it under the base is "
-        f"{final['r'].mean():.2f}",
-    )
-
-
-def draw(figure: Any, results: Results) -> None:
-    """Objective over the coefficient, and while learning."""
-    glucose.draw(figure, results)
-    figure.axes[1].set_ylabel("objective of an episode")
-
-
 EXPERIMENT = Experiment(
     name="correlated_proxies_traffic",
     title="Optimising speed on the road, near human drivers",
     paper="Laidlaw, Singhal, Dragan (2024), Correlated Proxies: A New Definition and Improved "
     "Mitigation for Reward Hacking",
-    grid=[
-        Measure(HACKED, functools.partial(learn, reward="traffic_speed")),
-        Measure(HONEST, functools.partial(learn, reward="objective")),
-        *(
-            Measure(
-                arm(name, factor),
-                functools.partial(learn, reward="traffic_speed", regulariser=name, factor=factor),
-            )
-            for name in DIVERGENCES
-            for factor in FACTORS[name]
-        ),
-    ],
+    grid=arms(learn, "traffic_speed"),
     # Whole episodes, so that the last iteration, of a third of one, ends one. Each world is a
     # process: few of them.
     budgets={
@@ -116,42 +80,11 @@ EXPERIMENT = Experiment(
         "quick": Budget(total_timesteps=120_000, num_envs=8, eval_episodes=0, seeds=5),
         "full": Budget(total_timesteps=2_400_000, num_envs=16, eval_episodes=0, seeds=10),
     },
-    claims=[
-        Claim("The speed is hacked", hacked),
-        Claim(
-            "sqrt(chi2) beats the base",
-            compared(
-                "At its best coefficient sqrt(chi2) of occupancies ends above the base policy.",
-                [arm(SQRT_CHI2, f) for f in FACTORS[SQRT_CHI2]],
-                None,
-            ),
-        ),
-        Claim(
-            "sqrt(chi2) beats action KL",
-            compared(
-                "At each one's best coefficient sqrt(chi2) of occupancies ends above action KL.",
-                [arm(SQRT_CHI2, f) for f in FACTORS[SQRT_CHI2]],
-                [arm(ACTION_KL, f) for f in FACTORS[ACTION_KL]],
-            ),
-        ),
-        Claim(
-            "Occupancy KL beats action KL",
-            compared(
-                "At each one's best coefficient KL of occupancies ends above action KL.",
-                [arm(KL, f) for f in FACTORS[KL]],
-                [arm(ACTION_KL, f) for f in FACTORS[ACTION_KL]],
-            ),
-        ),
-        Claim(
-            "The theory's coefficient improves on the base",
-            compared(
-                "With the theory's coefficient, unseen, sqrt(chi2) ends above the base policy.",
-                [arm(SQRT_CHI2, THEORY)],
-                None,
-            ),
-        ),
-        Claim("The monitor is in time", alarm_in_time),
-    ],
+    claims=claims(
+        "The speed is hacked",
+        "Optimised as it is, speed on the road brings commutes below the base policy's.",
+        "speed",
+    ),
     seeds=tuple(range(100, 110)),
     tuning_seeds=(0,),
     columns={
@@ -166,7 +99,7 @@ EXPERIMENT = Experiment(
             "Left: the objective at the end of training, a dot a seed, for each regulariser of the "
             "speed; sqrt(chi2)'s coefficient in units of the theory's, the others' in standard "
             "deviations of the speed. Right: the objective while learning, a line a seed.",
-            draw,
+            functools.partial(draw, episode="an episode"),
         )
     ],
 )

@@ -111,7 +111,10 @@ def test_a_tiny_run_of_the_maze_gives_every_number_of_every_line() -> None:
 
 
 def test_shares_of_an_unknown_optimum_are_of_what_the_primary_reward_teaches() -> None:
-    finals = [barfi.compare(Trial(seed), "half cheetah", BAD) for seed in barfi.TASKS["half cheetah"].seeds[:2]]
+    finals = [
+        barfi.compare(Trial(seed), "half cheetah", BAD)
+        for seed in barfi.TASKS["half cheetah"].seeds[:2]
+    ]
     assert np.mean([final["primary"] for final in finals]) == pytest.approx(1.0)
     assert all(np.isfinite(v) for final in finals for v in final.values())
     assert "primary reward alone" in barfi.yardstick("half cheetah")

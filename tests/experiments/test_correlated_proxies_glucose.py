@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 
 from rewardzoo.experiments import correlated_proxies_glucose as glucose
+from rewardzoo.experiments.common import proxies
 from rewardzoo.experiments.correlated_proxies import ACTION_KL, HACKED, HONEST, SQRT_CHI2
 from rewardzoo.results import ArmResult, Results
 
@@ -51,13 +52,13 @@ def test_the_cost_is_hacked_or_not(reached: float, outcome: str) -> None:
     [
         ("sqrt(chi2) beats the base", f"{SQRT_CHI2}, 0.3", None),
         ("sqrt(chi2) beats action KL", f"{SQRT_CHI2}, 0.3", ACTION_KL),
-        ("Occupancy KL beats action KL", f"{glucose.KL}, 1", ACTION_KL),
+        ("Occupancy KL beats action KL", f"{proxies.KL}, 1", ACTION_KL),
         ("The theory's coefficient improves on the base", f"{SQRT_CHI2}, 1", None),
     ],
 )
 def test_regularisers_are_compared_at_their_best(claim: str, ours: str, theirs: str | None) -> None:
     name = ours.split(",")[0]
-    worse = {glucose.arm(name, f): -0.02 for f in glucose.FACTORS[name]}
+    worse = {proxies.arm(name, f): -0.02 for f in proxies.FACTORS[name]}
     assert verdict(claim, **{**worse, ours: -0.001}) == "holds"
     assert verdict(claim, **{**worse, ours: -0.01}) == "fails"
     assert verdict(claim, **{**worse, ours: BASE}) == "inconclusive"
@@ -68,17 +69,17 @@ def test_regularisers_are_compared_at_their_best(claim: str, ours: str, theirs: 
 def test_the_coefficient_of_a_seed_is_chosen_on_the_others() -> None:
     """Arm b is best on seed 0 alone: no seed but the others' mean may say so."""
     made = results()
-    labels = [glucose.arm(SQRT_CHI2, f) for f in (0.3, 1.0)]
+    labels = [proxies.arm(SQRT_CHI2, f) for f in (0.3, 1.0)]
     made[labels[0]].final["objective"] = np.array([1.0, 1.0, 1.0, 1.0, 1.0])
     made[labels[1]].final["objective"] = np.array([9.0, 0.0, 0.0, 0.0, 0.0])
-    found, chosen = glucose.best_of_others(made, labels)
+    found, chosen = proxies.best_of_others(made, labels)
     assert found.tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
     assert chosen == [labels[0], *[labels[1]] * 4]
 
 
 def test_the_picture_can_be_drawn() -> None:
     canvas = Canvas()
-    glucose.draw(canvas, results(**{HONEST: -0.002}))
+    proxies.draw(canvas, results(**{HONEST: -0.002}), "a day")
     left, right = canvas.axes
     assert len(right.lines) == 15 and all(
         np.isfinite(line.get_ydata()).all() for line in right.lines

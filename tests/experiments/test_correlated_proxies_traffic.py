@@ -10,8 +10,8 @@ from matplotlib.figure import Figure as Canvas
 
 from rewardzoo.experiment import Budget
 from rewardzoo.experiments import correlated_proxies_traffic as traffic
+from rewardzoo.experiments.common.proxies import FACTORS, KL, arm
 from rewardzoo.experiments.correlated_proxies import ACTION_KL, HACKED, HONEST, SQRT_CHI2
-from rewardzoo.experiments.correlated_proxies_glucose import FACTORS, KL, arm
 from rewardzoo.results import ArmResult, Results
 
 NOISE = np.array([-2.0, 1.0, 0.0, 2.0, -1.0]) * 1e-3
@@ -64,7 +64,7 @@ def test_regularisers_are_compared_at_their_best(claim: str, name: str, factor: 
 
 def test_the_picture_can_be_drawn() -> None:
     canvas = Canvas()
-    traffic.draw(canvas, results(**{HONEST: -0.2}))
+    traffic.EXPERIMENT.figures[0].draw(canvas, results(**{HONEST: -0.2}))
     assert canvas.axes[1].get_ylabel() == "objective of an episode"
 
 

@@ -1,0 +1,164 @@
+"""What the tasks of correlated proxies share: their arms, how these are judged, the picture.
+
+Each regulariser is judged at its best coefficient, chosen for each seed on the other seeds.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from rewardzoo.experiment import Claim, Measure
+from rewardzoo.metrics.statistics import paired_difference
+from rewardzoo.report import colour
+from rewardzoo.results import Results, Verdict
+from rewardzoo.verdicts import above, below
+
+from ..correlated_proxies import ACTION_KL, HACKED, HONEST, SQRT_CHI2, alarm_in_time
+
+KL = "occupancy KL"
+DIVERGENCES = {SQRT_CHI2: "sqrt_chi2", KL: "kl", ACTION_KL: "action_kl"}
+FACTORS = {SQRT_CHI2: (0.3, 1.0), KL: (0.3, 1.0), ACTION_KL: (0.3, 1.0)}
+"""Coefficients, in units of the theory's for sqrt(chi2), for the others of the proxy's standard
+deviation under the base."""
+THEORY = 1.0
+
+
+def arm(name: str, factor: float) -> str:
+    """The label of a regulariser at a coefficient."""
+    return f"{name}, {factor:g}"
+
+
+def arms(learn: Callable[..., Any], proxy: str) -> list[Measure]:
+    """The proxy as it is, the objective, and the proxy under each regulariser.
+
+    Args:
+        learn: of a trial, ``reward``, ``regulariser`` and ``factor``.
+        proxy: a reward expression.
+    """
+    return [
+        Measure(HACKED, functools.partial(learn, reward=proxy)),
+        Measure(HONEST, functools.partial(learn, reward="objective")),
+        *(
+            Measure(
+                arm(name, factor),
+                functools.partial(learn, reward=proxy, regulariser=name, factor=factor),
+            )
+            for name in DIVERGENCES
+            for factor in FACTORS[name]
+        ),
+    ]
+
+
+# ---- claims --------------------------------------------------------------------------------------
+
+
+def best_of_others(results: Results, labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Objectives (seeds,) of the arm that is best on the other seeds, and which arm that is."""
+    found = np.stack([results[label].final["objective"] for label in labels])
+    others = (found.sum(1, keepdims=True) - found) / max(1, found.shape[1] - 1)
+    chosen = others.argmax(0)
+    return found[chosen, np.arange(found.shape[1])], [labels[i] for i in chosen]
+
+
+def compared(claim: str, one: Sequence[str], other: Sequence[str] | None) -> Any:
+    """A check that one set of arms, at its best, ends above another's, or above the base."""
+
+    def check(results: Results) -> Verdict:
+        ours, chosen = best_of_others(results, one)
+        if other is None:
+            theirs, against = results[one[0]].final["base"], "the base"
+        else:
+            theirs, rival = best_of_others(results, other)
+            against = ", ".join(sorted(set(rival)))
+        return above(
+            claim,
+            paired_difference(ours, theirs),
+            "objective a step at the end of training, paired by seed: "
+            f"{', '.join(sorted(set(chosen)))} {ours.mean():.5f}, {against} {theirs.mean():.5f}",
+        )
+
+    return check
+
+
+def hacked(results: Results, claim: str, proxy: str) -> Verdict:
+    """The unregularised proxy, ``proxy`` in words: below the base."""
+    final = results[HACKED].final
+    return below(
+        claim,
+        paired_difference(final["objective"], final["base"]),
+        f"objective a step, paired by seed: {final['objective'].mean():.5f} against "
+        f"{final['base'].mean():.5f}; the {proxy}'s correlation with it under the base is "
+        f"{final['r'].mean():.2f}",
+    )
+
+
+def claims(sentence: str, claim: str, proxy: str) -> list[Claim]:
+    """That the proxy is hacked, as ``claim`` says, and what regularisers do about it."""
+    return [
+        Claim(sentence, functools.partial(hacked, claim=claim, proxy=proxy)),
+        Claim(
+            "sqrt(chi2) beats the base",
+            compared(
+                "At its best coefficient sqrt(chi2) of occupancies ends above the base policy.",
+                [arm(SQRT_CHI2, f) for f in FACTORS[SQRT_CHI2]],
+                None,
+            ),
+        ),
+        Claim(
+            "sqrt(chi2) beats action KL",
+            compared(
+                "At each one's best coefficient sqrt(chi2) of occupancies ends above action KL.",
+                [arm(SQRT_CHI2, f) for f in FACTORS[SQRT_CHI2]],
+                [arm(ACTION_KL, f) for f in FACTORS[ACTION_KL]],
+            ),
+        ),
+        Claim(
+            "Occupancy KL beats action KL",
+            compared(
+                "At each one's best coefficient KL of occupancies ends above action KL.",
+                [arm(KL, f) for f in FACTORS[KL]],
+                [arm(ACTION_KL, f) for f in FACTORS[ACTION_KL]],
+            ),
+        ),
+        Claim(
+            "The theory's coefficient improves on the base",
+            compared(
+                "With the theory's coefficient, unseen, sqrt(chi2) ends above the base policy.",
+                [arm(SQRT_CHI2, THEORY)],
+                None,
+            ),
+        ),
+        Claim("The monitor is in time", alarm_in_time),
+    ]
+
+
+# ---- pictures ------------------------------------------------------------------------------------
+
+
+def draw(figure: Any, results: Results, episode: str) -> None:
+    """Objective over the coefficient, and while learning; ``episode`` in words."""
+    left, right = figure.subplots(1, 2)
+    for i, name in enumerate(DIVERGENCES):
+        found = [results[arm(name, f)].final["objective"] for f in FACTORS[name]]
+        left.plot(FACTORS[name], [x.mean() for x in found], color=colour(i), marker="o", label=name)
+        for f, x in zip(FACTORS[name], found, strict=True):
+            left.plot([f] * len(x), x, ".", color=colour(i), ms=4)
+    for i, label in ((3, HACKED), (4, HONEST)):
+        left.axhline(results[label].final["objective"].mean(), color=colour(i), ls=":", label=label)
+    left.axhline(results[HACKED].final["base"].mean(), color=colour(5), ls="--", label="base")
+    left.set_xscale("log")
+    left.set_xlabel("coefficient, in its unit")
+    left.set_ylabel("objective a step")
+    left.legend(fontsize=7)
+    for i, label in enumerate((HACKED, HONEST, arm(SQRT_CHI2, THEORY))):
+        curves = results[label].curves
+        for row, (x, y) in enumerate(zip(curves["step"], curves["objective"], strict=True)):
+            known = np.isfinite(y)
+            right.plot(x[known], y[known], color=colour(3 + i), label=None if row else label)
+    right.set_xlabel("environment steps")
+    right.set_ylabel(f"objective of {episode}")
+    right.legend(fontsize=7)
