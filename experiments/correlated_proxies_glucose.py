@@ -12,22 +12,16 @@ judged besides.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
-import torch
-
-from rewardzoo.agents.orpo import play_base
 from rewardzoo.envs.glucose.dynamics import RATES, Glucose
 from rewardzoo.envs.glucose.policies import NoisyPID
-from rewardzoo.experiment import Budget, Experiment, Figure
+from rewardzoo.experiment import Budget, Experiment
 from rewardzoo.jobs import make_envs
-from rewardzoo.metrics.occupancy import theory_coefficient
 
-from .common.proxies import DIVERGENCES, arms, claims, draw
-from .correlated_proxies import SQRT_CHI2, train
+from .common.proxies import COLUMNS, arms, claims, optimise, picture
 
-ENV, DAY, GAMMA = "rewardzoo/Glucose-v0", 288, 0.99
+ENV, DAY = "rewardzoo/Glucose-v0", 288
 PATIENT = {"levels": RATES, "history_hours": 1.0}
 
 
@@ -40,29 +34,10 @@ def learn(
         return make_envs(ENV, pays, trial.budget.num_envs, trial.device, **PATIENT)
 
     base = NoisyPID(Glucose(trial.device, **PATIENT))
-    # What the proxy is under the base, for the coefficients: other rows than any used later.
-    device = torch.device(trial.device)
-    seen = play_base(make("glucose_cost"), base, DAY, trial.seed + 900_000, device)
-    sigma = float(seen.reward.std())
-    r = float(torch.corrcoef(torch.stack([seen.reward.flatten(), seen.objective.flatten()]))[0, 1])
-    unit = theory_coefficient(sigma, r) if regulariser == SQRT_CHI2 else sigma
-    found = train(
-        trial,
-        make,
-        base,
-        DIVERGENCES.get(regulariser or ""),
-        factor * unit,
-        DAY,
-        base_steps=DAY,
-        every=trial.budget.total_timesteps // 5,
-        watched=DAY,
-        num_steps=96,
-        num_epochs=10,
-        num_minibatches=8,
-        learning_rate=2e-3,
-        gamma=GAMMA,
-    )
-    return {**found, "r": r, "sigma": sigma}
+    return optimise(
+        trial, make, "glucose_cost", base, DAY, regulariser, factor,
+        num_steps=96, learning_rate=2e-3,
+    )  # fmt: skip
 
 
 EXPERIMENT = Experiment(
@@ -84,19 +59,6 @@ EXPERIMENT = Experiment(
     ),
     seeds=tuple(range(100, 110)),
     tuning_seeds=(0,),
-    columns={
-        "objective": "objective a step",
-        "base": "base policy",
-        "r": "r",
-        "score": "monitor's highest score",
-    },
-    figures=[
-        Figure(
-            "Health over the coefficient",
-            "Left: the objective at the end of training, a dot a seed, for each regulariser of the "
-            "cost; sqrt(chi2)'s coefficient in units of the theory's, the others' in standard "
-            "deviations of the cost. Right: the objective while learning, a line a seed.",
-            functools.partial(draw, episode="a day"),
-        )
-    ],
+    columns=COLUMNS,
+    figures=[picture("Health over the coefficient", "cost", "a day")],
 )

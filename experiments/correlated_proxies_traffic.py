@@ -12,23 +12,17 @@ judged besides.
 
 from __future__ import annotations
 
-import functools
 from contextlib import ExitStack, closing
 from typing import Any
 
-import torch
-
-from rewardzoo.agents.orpo import play_base
 from rewardzoo.envs.traffic_merge.policies import NoisyIDM
 from rewardzoo.envs.traffic_merge.simulator import LEVELS
-from rewardzoo.experiment import Budget, Experiment, Figure
+from rewardzoo.experiment import Budget, Experiment
 from rewardzoo.jobs import make_envs
-from rewardzoo.metrics.occupancy import theory_coefficient
 
-from .common.proxies import DIVERGENCES, arms, claims, draw
-from .correlated_proxies import SQRT_CHI2, train
+from .common.proxies import COLUMNS, arms, claims, optimise, picture
 
-ENV, EPISODE, GAMMA = "rewardzoo/TrafficMerge-v0", 300, 0.99
+ENV, EPISODE = "rewardzoo/TrafficMerge-v0", 300
 TRAFFIC = {"levels": LEVELS, "slots": 2}
 
 
@@ -36,35 +30,16 @@ def learn(
     trial: Any, reward: str, regulariser: str | None = None, factor: float = 0.0
 ) -> dict[str, float]:
     """PPO on a reward, from a clone of human drivers, watched by the hacking monitor."""
-    base, device = NoisyIDM(LEVELS), torch.device(trial.device)
     with ExitStack() as worlds:
 
         def make(pays: str = reward) -> Any:
             envs = make_envs(ENV, pays, trial.budget.num_envs, trial.device, **TRAFFIC)
             return worlds.enter_context(closing(envs))
 
-        # What the proxy is under the base, for the coefficients: other rows than any used later.
-        seen = play_base(make("traffic_speed"), base, EPISODE, trial.seed + 900_000, device)
-        sigma = float(seen.reward.std())
-        both = torch.stack([seen.reward.flatten(), seen.objective.flatten()])
-        r = float(torch.corrcoef(both)[0, 1])
-        found = train(
-            trial,
-            make,
-            base,
-            DIVERGENCES.get(regulariser or ""),
-            factor * (theory_coefficient(sigma, r) if regulariser == SQRT_CHI2 else sigma),
-            EPISODE,
-            base_steps=EPISODE,
-            every=trial.budget.total_timesteps // 5,
-            watched=EPISODE,
-            num_steps=100,
-            num_epochs=10,
-            num_minibatches=8,
-            learning_rate=1e-3,
-            gamma=GAMMA,
-        )
-    return {**found, "r": r, "sigma": sigma}
+        return optimise(
+            trial, make, "traffic_speed", NoisyIDM(LEVELS), EPISODE, regulariser, factor,
+            num_steps=100, learning_rate=1e-3,
+        )  # fmt: skip
 
 
 EXPERIMENT = Experiment(
@@ -87,19 +62,6 @@ EXPERIMENT = Experiment(
     ),
     seeds=tuple(range(100, 110)),
     tuning_seeds=(0,),
-    columns={
-        "objective": "objective a step",
-        "base": "base policy",
-        "r": "r",
-        "score": "monitor's highest score",
-    },
-    figures=[
-        Figure(
-            "Commutes over the coefficient",
-            "Left: the objective at the end of training, a dot a seed, for each regulariser of the "
-            "speed; sqrt(chi2)'s coefficient in units of the theory's, the others' in standard "
-            "deviations of the speed. Right: the objective while learning, a line a seed.",
-            functools.partial(draw, episode="an episode"),
-        )
-    ],
+    columns=COLUMNS,
+    figures=[picture("Commutes over the coefficient", "speed", "an episode")],
 )

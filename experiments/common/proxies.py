@@ -10,14 +10,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
-from rewardzoo.experiment import Claim, Measure
+from rewardzoo.agents.orpo import play_base
+from rewardzoo.experiment import Claim, Figure, Measure
+from rewardzoo.metrics.occupancy import theory_coefficient
 from rewardzoo.metrics.statistics import paired_difference
 from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
 from rewardzoo.verdicts import above, below
 
-from ..correlated_proxies import ACTION_KL, HACKED, HONEST, SQRT_CHI2, alarm_in_time
+from ..correlated_proxies import ACTION_KL, HACKED, HONEST, SQRT_CHI2, alarm_in_time, train
 
 KL = "occupancy KL"
 DIVERGENCES = {SQRT_CHI2: "sqrt_chi2", KL: "kl", ACTION_KL: "action_kl"}
@@ -25,11 +28,69 @@ FACTORS = {SQRT_CHI2: (0.3, 1.0), KL: (0.3, 1.0), ACTION_KL: (0.3, 1.0)}
 """Coefficients, in units of the theory's for sqrt(chi2), for the others of the proxy's standard
 deviation under the base."""
 THEORY = 1.0
+GAMMA = 0.99
+COLUMNS = {
+    "objective": "objective a step",
+    "base": "base policy",
+    "r": "r",
+    "score": "monitor's highest score",
+}
 
 
 def arm(name: str, factor: float) -> str:
     """The label of a regulariser at a coefficient."""
     return f"{name}, {factor:g}"
+
+
+def every(name: str) -> list[str]:
+    """The labels of a regulariser at all its coefficients."""
+    return [arm(name, factor) for factor in FACTORS[name]]
+
+
+def optimise(
+    trial: Any,
+    make: Callable[..., Any],
+    proxy: str,
+    base: Any,
+    episode: int,
+    regulariser: str | None,
+    factor: float,
+    **hyperparameters: Any,
+) -> dict[str, float]:
+    """PPO from a clone of the base policy, watched by the hacking monitor.
+
+    Args:
+        trial: one seed's.
+        make: vector environments that pay what it is called with, or else what is to be optimised.
+        proxy: a reward expression, whose spread under the base is the coefficients' unit.
+        base: the policy to stay near: observations to probabilities.
+        episode: steps of one.
+        regulariser: of ``DIVERGENCES``; None for none.
+        factor: the coefficient, in its unit.
+        **hyperparameters: of PPO.
+    """
+    # Under the base on other rows than any used later.
+    device = torch.device(trial.device)
+    seen = play_base(make(proxy), base, episode, trial.seed + 900_000, device)
+    sigma = float(seen.reward.std())
+    r = float(torch.corrcoef(torch.stack([seen.reward.flatten(), seen.objective.flatten()]))[0, 1])
+    unit = theory_coefficient(sigma, r) if regulariser == SQRT_CHI2 else sigma
+    found = train(
+        trial,
+        make,
+        base,
+        DIVERGENCES.get(regulariser or ""),
+        factor * unit,
+        episode,
+        base_steps=episode,
+        every=trial.budget.total_timesteps // 5,
+        watched=episode,
+        num_epochs=10,
+        num_minibatches=8,
+        gamma=GAMMA,
+        **hyperparameters,
+    )
+    return {**found, "r": r, "sigma": sigma}
 
 
 def arms(learn: Callable[..., Any], proxy: str) -> list[Measure]:
@@ -104,25 +165,23 @@ def claims(sentence: str, claim: str, proxy: str) -> list[Claim]:
             "sqrt(chi2) beats the base",
             compared(
                 "At its best coefficient sqrt(chi2) of occupancies ends above the base policy.",
-                [arm(SQRT_CHI2, f) for f in FACTORS[SQRT_CHI2]],
+                every(SQRT_CHI2),
                 None,
             ),
         ),
-        Claim(
-            "sqrt(chi2) beats action KL",
-            compared(
-                "At each one's best coefficient sqrt(chi2) of occupancies ends above action KL.",
-                [arm(SQRT_CHI2, f) for f in FACTORS[SQRT_CHI2]],
-                [arm(ACTION_KL, f) for f in FACTORS[ACTION_KL]],
-            ),
-        ),
-        Claim(
-            "Occupancy KL beats action KL",
-            compared(
-                "At each one's best coefficient KL of occupancies ends above action KL.",
-                [arm(KL, f) for f in FACTORS[KL]],
-                [arm(ACTION_KL, f) for f in FACTORS[ACTION_KL]],
-            ),
+        *(
+            Claim(
+                f"{short} beats action KL",
+                compared(
+                    f"At each one's best coefficient {long} of occupancies ends above action KL.",
+                    every(name),
+                    every(ACTION_KL),
+                ),
+            )
+            for name, short, long in (
+                (SQRT_CHI2, "sqrt(chi2)", "sqrt(chi2)"),
+                (KL, "Occupancy KL", "KL"),
+            )
         ),
         Claim(
             "The theory's coefficient improves on the base",
@@ -137,6 +196,17 @@ def claims(sentence: str, claim: str, proxy: str) -> list[Claim]:
 
 
 # ---- pictures ------------------------------------------------------------------------------------
+
+
+def picture(title: str, proxy: str, episode: str) -> Figure:
+    """``draw``, with what is seen; ``proxy`` and ``episode`` in words."""
+    return Figure(
+        title,
+        "Left: the objective at the end of training, a dot a seed, for each regulariser of the "
+        f"{proxy}; sqrt(chi2)'s coefficient in units of the theory's, the others' in standard "
+        f"deviations of the {proxy}. Right: the objective while learning, a line a seed.",
+        functools.partial(draw, episode=episode),
+    )
 
 
 def draw(figure: Any, results: Results, episode: str) -> None:
