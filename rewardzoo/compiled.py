@@ -89,12 +89,19 @@ class Program:
         return compiled(*tensors)
 
     def _compile(self, *tensors: Tensor) -> Callable[..., Any]:
-        graph, constants, spec = traced(self._function, *tensors)
+        masks: list[int] = []
+
+        def function(*tensors: Tensor) -> Any:
+            leaves, spec = tree_flatten(self._function(*tensors))
+            leaves, masks[:] = _packed(leaves)
+            return tree_unflatten(leaves, spec)
+
+        graph, constants, spec = traced(function, *tensors)
         # Not ``torch.compile``: its guards would cost more than a small graph.
         call = torch._inductor.compile(
             graph, [*tensors, *constants], options=_options(tensors[0].device)
         )
-        build = unflattener(spec)
+        build = unflattener(spec, masks)
         return lambda *tensors: build(call(*tensors, *constants))
 
 
@@ -113,19 +120,21 @@ class Loop:
         self._step = step
         self._program: Callable[..., Turn] | None = None
         self._moves: list[bool] = []  # which parts of the carry a turn changes
+        self._masks: tuple[list[int], list[int]] = ([], [])  # packed, of the carry and of the rest
         self._constants: Tensors = []
 
     def __call__(self, carry: Tensors, xs: Tensors, fixed: Tensors) -> Turn:
         """The carry after the last row, and what each row gave, stacked along a new first axis."""
         if self._program is None:
             self._program = self._compile(carry, xs, fixed)
-        moving, still = _split(self._moves, carry)
+        moving, still = _split(self._moves, _as_bytes(carry))
         # What goes into a loop must not be views of one tensor.
         moving = [c.clone(memory_format=torch.contiguous_format) for c in moving]
         with torch.no_grad():
             rest = _apart([*still, *fixed, *self._constants])
             moved, out = self._program(moving, xs, rest)
-        return _merge(self._moves, moved, still), out
+        carried, given = self._masks
+        return _as_masks(_merge(self._moves, moved, still), carried), _as_masks(out, given)
 
     def _compile(self, carry: Tensors, xs: Tensors, fixed: Tensors) -> Callable[..., Any]:
         from torch._higher_order_ops.scan import scan
@@ -133,11 +142,15 @@ class Loop:
         def turn(*tensors: Tensor) -> Turn:
             rest = iter(tensors)
             before, x, given = ([next(rest) for _ in part] for part in (carry, xs, fixed))
+            before = [b != 0 if _many(c) else b for b, c in zip(before, carry, strict=True)]
             after, out = self._step(before, x, given)
             self._moves = [a is not b for a, b in zip(after, before, strict=True)]
+            (after, carried), (out, gave) = _packed(after), _packed(out)
+            self._masks = carried, gave
             return _split(self._moves, after)[0], out
 
-        graph, self._constants, spec = traced(turn, *carry, *(x[0] for x in xs), *fixed)
+        example = [*_as_bytes(carry), *(x[0] for x in xs), *fixed]
+        graph, self._constants, spec = traced(turn, *example)
         moves = self._moves
         kept = moves.count(False)
 
@@ -177,18 +190,20 @@ def flattener(spec: TreeSpec) -> Callable[[Any], Tensors]:
     return cast("Callable[[Any], Tensors]", eval(f"lambda tree: [{', '.join(paths)}]"))
 
 
-def unflattener(spec: TreeSpec) -> Callable[[Sequence[Tensor]], Any]:
+def unflattener(spec: TreeSpec, masks: Sequence[int] = ()) -> Callable[[Sequence[Tensor]], Any]:
     """``tree_unflatten`` for trees of one shape, as straight code.
 
     Args:
         spec: of a tree of tuples, named tuples, lists and dicts.
+        masks: which leaves are bytes that stand for bools.
     """
-    kinds: dict[str, Any] = {}
+    kinds: dict[str, Any] = {"bool": torch.bool}
     count = itertools.count()
 
     def build(spec: TreeSpec) -> str:
         if spec.is_leaf():
-            return f"leaves[{next(count)}]"
+            i = next(count)
+            return f"leaves[{i}].view(bool)" if i in masks else f"leaves[{i}]"
         children = [build(child) for child in spec.children()]
         if spec.type is dict:
             pairs = zip(spec.context, children, strict=True)
@@ -201,6 +216,33 @@ def unflattener(spec: TreeSpec) -> Callable[[Sequence[Tensor]], Any]:
         return f"{name}({inside})"
 
     return cast("Callable[[Sequence[Tensor]], Any]", eval(f"lambda leaves: {build(spec)}", kinds))
+
+
+# Compiled code for the CPU writes bools one by one: 8 ns each, which for thousands of rows is more
+# than all the arithmetic of a step. It writes bytes by the dozen, and a view makes bools of them.
+_MANY = 128
+
+
+def _many(tensor: Tensor) -> bool:
+    return tensor.dtype is torch.bool and tensor.numel() >= _MANY
+
+
+def _packed(tensors: Tensors) -> tuple[Tensors, list[int]]:
+    """The tensors with large masks written as bytes, and where these are; to be compiled."""
+    masks = [i for i, t in enumerate(tensors) if _many(t)]
+    # By way of int64: the way from a mask to bytes is as slow as that to bools. What is given
+    # twice is written once.
+    as_bytes = {id(t): torch.where(t, 1, 0).to(torch.uint8) for t in tensors if _many(t)}
+    return [as_bytes.get(id(t), t) for t in tensors], masks
+
+
+def _as_bytes(tensors: Sequence[Tensor]) -> Tensors:
+    """Large masks seen as bytes."""
+    return [t.view(torch.uint8) if _many(t) else t for t in tensors]
+
+
+def _as_masks(tensors: Sequence[Tensor], masks: list[int]) -> Tensors:
+    return [t.view(torch.bool) if i in masks else t for i, t in enumerate(tensors)]
 
 
 def _options(device: torch.device) -> dict[str, Any]:
