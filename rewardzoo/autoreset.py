@@ -103,7 +103,9 @@ class StepTracker:
         reward = self._short(reward)
         if self.device is not None:
             action, terminated, truncated = take(action), take(terminated), take(truncated)
-        self.done = done = terminated | truncated
+        episode: Any = info.get("episode")  # our environments have looked, and counted
+        ours = isinstance(episode, dict) and isinstance(episode.get("objective"), Tensor)
+        self.done = done = info["_episode"] if ours else terminated | truncated
         valid, next_obs = self._ones, obs
         if self._same_step:
             self.began = done
@@ -138,11 +140,8 @@ class StepTracker:
             info,
         )
         self.obs = obs
-        episode = info.get("episode")
-        if isinstance(episode, dict) and isinstance(episode.get("objective"), Tensor):
-            self.steps = self._episode_step = episode["l"]  # our environments have counted
-        else:
-            self.steps = self._episode_step = self._episode_step + self._one
+        steps = episode["l"] if ours else self._episode_step + self._one
+        self.steps = self._episode_step = steps
         if self.some_began:
             self._episode_step = zeroed(self.steps, self.began)
         return transition
@@ -214,12 +213,12 @@ def final_obs(obs: Obs, info: dict[str, Any], take: Callable[[Any], Any]) -> Obs
     makes arrays what those of ``obs`` are.
     """
     last = info["final_obs"]
+    if type(last) is np.ndarray and last.dtype.hasobject:  # first: Gymnasium's
+        rows = info["_final_obs"].nonzero()[0].tolist()
+        return _replace_rows(obs, rows, [last[i] for i in rows])
     if isinstance(_leaf(last), Tensor):
         return last
     mask = np.asarray(info["_final_obs"])
-    if isinstance(last, np.ndarray) and last.dtype == object:
-        rows = mask.nonzero()[0].tolist()
-        return _replace_rows(obs, rows, [last[i] for i in rows])
     if isinstance(last, dict):
         last = {k: v for k, v in last.items() if not k.startswith("_")}
     return select(take(mask), take(last), obs)

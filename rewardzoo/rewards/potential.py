@@ -95,23 +95,24 @@ class Potential(RewardFunction):
                 f"expected {tuple(shape)}, one number a row, of the observations' kind, "
                 f"{kind.__name__}"
             )
-        zero, discount = self._constants(now)
+        zero, discount = self._constants(now, kind)
         # A choice and not a product: an infinite potential of a terminated state is 0 too.
         if kind is not np.ndarray:
-            then = torch.where(ended, zero, then)
-        elif 1 in ended.tobytes():  # type: ignore[attr-defined]  # dearest where rarest
-            then = np.where(ended, zero, then)
-        return then * discount - now
+            return torch.where(ended, zero, then) * discount - now
+        then = then * discount
+        if 1 in ended.tobytes():  # type: ignore[attr-defined]  # dearest where rarest
+            then[ended] = zero
+        return then - now
 
-    def _constants(self, like: Any) -> tuple[Any, Any]:
+    def _constants(self, like: Any, kind: type) -> tuple[Any, Any]:
         """0 and gamma as arrays of ``like``'s kind: plain numbers take twice as long."""
-        device = getattr(like, "device", None)
+        device = None if kind is np.ndarray else like.device
         if self._cache is not None:
             gamma, dtype, where, found = self._cache
             if gamma is self.gamma and dtype is like.dtype and where == device:
                 return found
         real = like * 1.0  # of whole numbers too, whose own type cannot hold gamma
-        make: Any = np.asarray if type(like) is np.ndarray else real.new_tensor
+        make: Any = np.asarray if kind is np.ndarray else real.new_tensor
         found = make(0, dtype=like.dtype), make(self.check_gamma(), dtype=real.dtype)
         self._cache = self.gamma, like.dtype, device, found
         return found
