@@ -39,6 +39,7 @@ from .workers import (
 
 Step = tuple[Any, Tensor, Tensor, Tensor, dict[str, Any]]
 
+_BLANKS = 4  # rooms for the results of steps to come, at most
 _GIVE_UP = 3  # failures of a worker without a completed step between them
 
 
@@ -138,6 +139,7 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._obs: Any = None
         self._last: list[NDArray[Any]] = []  # flags, floats and ints of the last step
         self._waiting = False
+        self._blanks: list[tuple[Copy, Step]] = []
         for worker in self.workers:
             if problem := worker.wait():
                 self._give_up(worker, problem)
@@ -195,19 +197,21 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._waiting = True
         for worker in self.workers:
             worker.send(STEP)
-        self._next = self._blank_step()
 
     def step_wait(self) -> Step:
         """Wait for the workers; returns what ``step`` returns."""
         if not self._waiting:
             raise RuntimeError("step_wait: no step is running; call step_async(actions)")
         self._waiting = False
+        # Whoever must wait makes room for the steps to come; who need not has some in store.
+        while not self._blanks or len(self._blanks) < _BLANKS and not self._ready():
+            self._blanks.append(self._blank_step())
         failed = [(worker, problem) for worker in self.workers if (problem := worker.wait())]
         for worker, problem in failed:
             self._restart(worker, problem)
         if not failed and any(self._failures):
             self._failures = [0] * len(self.workers)
-        copy, result = self._next
+        copy, result = self._blanks.pop()
         self._mirror.fill(copy)
         self._obs, self._last = copy.obs, copy.numbers
         # Where no row was reset, the very same tensors: that tells callers so.
@@ -217,6 +221,9 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             if self._names:
                 info["final_info"] = self._fields(last)
         return result
+
+    def _ready(self) -> bool:
+        return all([worker.ready() for worker in self.workers])
 
     def _blank_step(self) -> tuple[Copy, Step]:
         """What the step will return, to be filled when the workers are ready."""

@@ -142,6 +142,7 @@ class Worker:
     def start(self) -> None:
         """Start the process; ``wait`` returns when its engines are made."""
         self._go, self._done = _CONTEXT.Semaphore(0), _CONTEXT.Semaphore(0)
+        self._ready = False  # said so, and was not waited for yet
         self.pipe, theirs = _CONTEXT.Pipe()
         self.process = _CONTEXT.Process(
             target=_serve,
@@ -160,9 +161,15 @@ class Worker:
         self.command[0] = command
         self._go.release()
 
+    def ready(self) -> bool:
+        """Whether ``wait`` would return at once."""
+        self._ready = self._ready or self._done.acquire(False)
+        return self._ready
+
     def wait(self) -> str:
         """Until the worker is ready; empty, or what went wrong with it."""
-        if _taken(self._done, _POLL):
+        if self._ready or _taken(self._done, _POLL):
+            self._ready = False
             return ""
         deadline = time.monotonic() + self.timeout - _POLL
         while not self._done.acquire(True, min(_POLL, self.timeout)):
@@ -227,6 +234,10 @@ class InProcess:
     def recv(self) -> list[Any]:
         """The frames."""
         return self._frames
+
+    def ready(self) -> bool:
+        """Whether ``wait`` would return at once."""
+        return True
 
     def wait(self) -> str:
         """What the last command raised, or nothing."""
