@@ -21,6 +21,7 @@ import torch
 from rewardzoo.agents.double_dqn import DoubleDQN
 from rewardzoo.agents.knee_policies import Predictor
 from rewardzoo.agents.ppo import PPO
+from rewardzoo.checkpoint import latest_checkpoint, save_keeping_previous
 from rewardzoo.envs.knee_oa import policies
 from rewardzoo.envs.knee_oa.calibration import calibrate
 from rewardzoo.envs.knee_oa.dynamics import VISIT, KneeOA
@@ -209,8 +210,9 @@ def _train(
         "ppo": (PPO, _PPO),
     }[agent]
     checkpoint = trial.folder / f"{prices}.pt"
-    if checkpoint.is_file():
-        learner = kind.load(checkpoint, env=envs)
+    saved_last = latest_checkpoint(checkpoint)
+    if saved_last is not None:
+        learner = kind.load(saved_last, env=envs)
     else:
         learner = kind(envs, seed=trial.seed, **settings)
     every = max(1, steps // 25)
@@ -219,7 +221,7 @@ def _train(
         done = learner.num_timesteps
         before = done - envs.num_envs * learner.hp.num_steps
         if done // every > before // every or done >= steps:
-            learner.save(checkpoint)
+            save_keeping_previous(learner.save, checkpoint)
             step = int(begun * steps + min(done, steps) / parts)
             trial.log(step, **{f"return_{prices}": metrics["rollout/ep_return"]})
 

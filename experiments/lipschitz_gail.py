@@ -29,6 +29,7 @@ import gymnasium
 import numpy as np
 
 from rewardzoo.agents.gail import GAIL
+from rewardzoo.checkpoint import latest_checkpoint, save_keeping_previous
 from rewardzoo.demonstrations import load_demonstrations
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
 from rewardzoo.jobs import make_envs
@@ -103,9 +104,12 @@ def label(task: str, arm: str) -> str:
 
 
 def imitate(
-    trial: Any, task: str, precondition: bool = False, compile: bool = True, **reward: Any
+    trial: Any, task: str, precondition: float | None = None, compile: bool = True, **reward: Any
 ) -> dict[str, float]:
-    """GAIL on a task's demonstrations; its return as a share of the expert's."""
+    """GAIL on a task's demonstrations; its return as a share of the expert's.
+
+    ``precondition`` is the amplification that the preconditioner lets pass; None: there is none.
+    """
     demos = load_demonstrations(task)
     env, num_envs = f"rewardzoo/{task}-v0", trial.budget.num_envs
     steps = round(trial.budget.total_timesteps * STEPS[task])
@@ -114,12 +118,15 @@ def imitate(
 
     def pays(envs: Any) -> RewardFunction:
         fn = AdversarialReward(demos, **settings)
-        return PessimisticPrecondition(fn, seed=trial.seed) if precondition else fn
+        if precondition is None:
+            return fn
+        return PessimisticPrecondition(fn, k=precondition, seed=trial.seed)
 
     envs = make_envs(env, pays, num_envs, trial.device, num_workers=0)
     checkpoint, log = trial.folder / "checkpoint.pt", trial.folder / "points.json"
-    if checkpoint.is_file():
-        agent = GAIL.load(checkpoint, env=envs, compile=compile)
+    saved_last = latest_checkpoint(checkpoint)
+    if saved_last is not None:
+        agent = GAIL.load(saved_last, env=envs, compile=compile)
     else:
         learner = {**_LEARNER, **_LEARNERS.get(task, {})}
         agent = GAIL(envs, trial.seed, compile=compile, monitor_every=every, **learner)
@@ -137,7 +144,7 @@ def imitate(
             window.clear()
             points[done // every - 1 :] = [point]
             write_atomic(log, json.dumps(points))
-            agent.save(checkpoint)
+            save_keeping_previous(agent.save, checkpoint)
             trial.log(done, **point)
 
     left = max(0, steps - agent.num_timesteps)

@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium
 
 from rewardzoo.agents.ppo import PPO
+from rewardzoo.checkpoint import latest_checkpoint, save_keeping_previous
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
 from rewardzoo.rewards import SubmodularReward, VectorRewardWrapper
 
@@ -56,14 +57,15 @@ def train_ppo(trial: Any, task: Task) -> dict[str, float]:
     envs = make(trial.budget.num_envs)
     first = float(envs.reset(seed=trial.seed)[1]["F"].mean())
     checkpoint = trial.folder / "ppo.pt"
-    if checkpoint.is_file():
-        agent = PPO.load(checkpoint, env=envs)
+    saved_last = latest_checkpoint(checkpoint)
+    if saved_last is not None:
+        agent = PPO.load(saved_last, env=envs)
     else:
         agent = PPO(envs, seed=trial.seed, **_PPO)
 
     def after(agent: PPO, metrics: dict[str, float]) -> None:
         if agent.iteration % 10 == 0:
-            agent.save(checkpoint)
+            save_keeping_previous(agent.save, checkpoint)
         trial.log(agent.num_timesteps, **{task.name: metrics["rollout/ep_objective"] + first})
 
     left = max(0, trial.budget.total_timesteps - agent.num_timesteps)

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium
 
+from .checkpoint import remove_previous, save_keeping_previous
 from .video import play, write_gif
 
 
@@ -96,8 +97,11 @@ class Saving:
     """After the first iteration that ends ``seconds`` or more since the last time, save the agent.
 
     Args:
-        path: of the checkpoint, which is replaced whole or not at all.
+        path: of the checkpoint, which is replaced whole or not at all; the one that was there is
+            kept beside it, as ``NAME.previous.pt``.
         seconds: between two checkpoints, >= 0.
+        resumed: the checkpoints at ``path`` are this training's, so they may be gone back to;
+            otherwise the first save replaces them.
 
     Raises:
         ValueError: for a negative number of seconds.
@@ -113,14 +117,24 @@ class Saving:
         64
     """
 
-    def __init__(self, path: str | Path, seconds: float = 60.0) -> None:
+    def __init__(self, path: str | Path, seconds: float = 60.0, resumed: bool = False) -> None:
         if not seconds >= 0.0:
             raise ValueError(f"seconds={seconds}: expected a number >= 0")
-        self.path, self.seconds = path, seconds
+        self.path, self.seconds = Path(path), seconds
+        self._ours = resumed
         self._last = time.monotonic()
 
     def __call__(self, agent: Any, metrics: dict[str, float]) -> None:
         """After an iteration."""
         if time.monotonic() - self._last >= self.seconds:
+            self.save(agent)
+
+    def save(self, agent: Any) -> None:
+        """Now."""
+        if self._ours:
+            save_keeping_previous(agent.save, self.path)
+        else:
             agent.save(self.path)
-            self._last = time.monotonic()
+            remove_previous(self.path)
+            self._ours = True
+        self._last = time.monotonic()

@@ -127,6 +127,7 @@ def train(
     import gymnasium
 
     from .callbacks import Evaluation, Saving
+    from .checkpoint import latest_checkpoint, remove_previous
     from .jobs import make_envs
     from .registration import AGENTS, check_env_id
     from .results import hold
@@ -143,14 +144,14 @@ def train(
     envs = make_envs(env, reward, num_envs, device)
     checkpoint = folder / "checkpoint.pt"
     if resume:
-        learner = kind.load(checkpoint, env=envs)
+        learner = kind.load(latest_checkpoint(checkpoint) or checkpoint, env=envs)
     else:
         learner = kind(envs, seed=seed, **parse_settings(setting))
     for each in (folder, save):
         if each is not None:
             _writable(each)
     with hold(folder):
-        saving = Saving(checkpoint)
+        saving = Saving(checkpoint, resumed=resume)
         evaluation = None
         if eval_every is not None:
             fresh = make_envs(env, reward, min(num_envs, 64), device)
@@ -179,10 +180,11 @@ def train(
                 log_dir=folder,
             )
         except KeyboardInterrupt:
-            learner.save(checkpoint)
+            saving.save(learner)
             console.print(f"stopped; saved {checkpoint}. Go on with the same command and --resume")
             raise typer.Exit(130) from None
         learner.save(checkpoint)
+        remove_previous(checkpoint)
         recipe = Recipe(env, reward, agent, steps, num_envs, getattr(learner, "seed", seed))
         scores = score(learner, recipe, 100, min(num_envs, 64), device)
         text = "  ".join(f"{k} {float(v.mean()):.3f}" for k, v in scores.items())

@@ -4,7 +4,8 @@ A job writes::
 
     config.json     what was asked for; a folder is never continued with another configuration
     metrics.jsonl   one line an iteration
-    checkpoint.pt   from which a cut-off job goes on, to the same result
+    checkpoint.pt   from which a cut-off job goes on, to the same result; while it trains, beside
+                    checkpoint.previous.pt, which takes its place should it be damaged
     arrays.npz      what figures are drawn from, where an arm saves any
     result.json     written last: its presence means that the job is finished
 """
@@ -28,6 +29,7 @@ import gymnasium
 import numpy as np
 import torch
 
+from .checkpoint import latest_checkpoint, remove_previous, save_keeping_previous
 from .experiment import Arm, Budget, Experiment, ExperimentError, Measure, RewardSpec
 from .registration import AGENTS, EXPERIMENTS, check_env_id
 from .results import ArmResult, Results, write_atomic
@@ -197,6 +199,8 @@ def run_job(
         final = _train(job, arm, report, stop, checkpoint_seconds)
     result = {"final": final, "seconds": time.monotonic() - start}
     write_atomic(job.folder / "result.json", json.dumps(result, indent=1))
+    for checkpoint in job.folder.glob("*.pt"):
+        remove_previous(checkpoint)
 
 
 def _measure(
@@ -224,8 +228,9 @@ def _train(
     kind = AGENTS[arm.agent]
     checkpoint, log = job.folder / "checkpoint.pt", job.folder / "metrics.jsonl"
     training = envs(job.budget.num_envs, arm.reward)
-    if checkpoint.is_file():
-        agent = kind.load(checkpoint, env=training)
+    saved_last = latest_checkpoint(checkpoint)
+    if saved_last is not None:
+        agent = kind.load(saved_last, env=training)
         lines = [x for x in _read_lines(log) if x["time/total_timesteps"] <= agent.num_timesteps]
     else:
         agent = kind(training, seed=job.seed, **arm.agent_kwargs)
@@ -242,7 +247,7 @@ def _train(
             stopping = stop()
             if stopping or time.monotonic() - saved > checkpoint_seconds:
                 file.flush()
-                agent.save(checkpoint)
+                save_keeping_previous(agent.save, checkpoint)
                 saved = time.monotonic()
             if stopping:
                 raise Interrupted
@@ -250,7 +255,7 @@ def _train(
 
         left = job.budget.total_timesteps - agent.num_timesteps
         agent.learn(max(left, 0), callback=after_iteration, reset_num_timesteps=False)
-    agent.save(checkpoint)
+    save_keeping_previous(agent.save, checkpoint)
     trained = copy.deepcopy(training.reward_function)
     evaluation = envs(min(512, job.budget.eval_episodes), lambda envs: trained)
     scores = agent.evaluate(evaluation, job.budget.eval_episodes, seed=_EVALUATION_SEED)

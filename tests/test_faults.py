@@ -257,31 +257,94 @@ def test_a_checkpoint_that_would_execute_code_is_refused(write: str, tmp_path: P
     assert mark.exists()  # so it was a working trap
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "zeros", "flipped"])
-def test_a_damaged_checkpoint_says_what_to_delete_and_the_job_begins_anew(
-    damage: str, experiment: Experiment, tmp_path: Path
-) -> None:
-    done, job = jobs_of(experiment, "quick", tmp_path)
-    run_job(done)
-    kept = (done.folder / "result.json").read_bytes()
-    stop_after(job, 3)
-    checkpoint = job.folder / "checkpoint.pt"
-    whole = checkpoint.read_bytes()
+def damage(path: Path, how: str) -> bytes:
+    """Spoil a file; what it holds then."""
+    whole = path.read_bytes()
     middle = len(whole) // 2
-    checkpoint.write_bytes(
-        {
-            "cut": whole[:middle],
-            "empty": b"",
-            "zeros": bytes(len(whole)),  # what a power cut leaves on some file systems
-            "flipped": whole[:middle] + bytes(255 - x for x in whole[middle:]),
-        }[damage]
-    )
-    error = attempt(job, lambda metrics: None, lambda: False)
-    assert "CheckpointError" in error and "checkpoint.pt" in error and "delete it" in error
-    assert (done.folder / "result.json").read_bytes() == kept
-    checkpoint.unlink()
-    assert attempt(job, lambda metrics: None, lambda: False) == ""
-    assert job.finished
+    spoilt = {
+        "cut": whole[:middle],
+        "empty": b"",
+        "zeros": bytes(len(whole)),  # what a power cut leaves on some file systems
+        "bit": whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1 :],
+    }[how]
+    path.write_bytes(spoilt)
+    return spoilt
+
+
+def interrupted(job: Job, iterations: int) -> Path:
+    """The checkpoint of a job that saved after every iteration until it was asked to stop."""
+    seen: list[Any] = []
+    with pytest.raises(Interrupted):
+        run_job(job, seen.append, lambda: len(seen) >= iterations, checkpoint_seconds=0.0)
+    return job.folder / "checkpoint.pt"
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "zeros", "bit"])
+def test_a_job_goes_on_from_the_checkpoint_before_a_damaged_one_to_the_same_result(
+    how: str, experiment: Experiment, tmp_path: Path
+) -> None:
+    whole, job = (jobs_of(experiment, "quick", tmp_path / name)[0] for name in ("whole", "job"))
+    run_job(whole)
+    checkpoint = interrupted(job, 5)
+    assert load_checkpoint(checkpoint, "ppo")["num_timesteps"] == 5 * 128
+    spoilt = damage(checkpoint, how)
+    seen: list[Any] = []
+    with pytest.warns(UserWarning) as told:
+        assert attempt(job, seen.append, lambda: False) == ""
+    (text,) = [str(w.message) for w in told]
+    assert "set aside as checkpoint.damaged.pt; going on from checkpoint.previous.pt" in text
+    assert seen[0]["time/total_timesteps"] == 5 * 128  # the fifth iteration, for the second time
+    assert final(job) == final(whole)
+    steps = [
+        [json.loads(x)["time/total_timesteps"] for x in (j.folder / "metrics.jsonl").open()]
+        for j in (whole, job)
+    ]
+    assert steps[0] == steps[1]
+    kept = {p.name: p.read_bytes() for p in job.folder.glob("*.pt")}
+    assert set(kept) == {"checkpoint.pt", "checkpoint.damaged.pt"}
+    assert kept["checkpoint.damaged.pt"] == spoilt
+
+
+def test_a_job_whose_checkpoints_are_all_damaged_begins_anew_to_the_same_result(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    whole, job = (jobs_of(experiment, "quick", tmp_path / name)[0] for name in ("whole", "job"))
+    run_job(whole)
+    checkpoint = interrupted(job, 5)
+    damage(checkpoint, "cut")
+    damage(job.folder / "checkpoint.previous.pt", "bit")
+    seen: list[Any] = []
+    with pytest.warns(UserWarning) as told:
+        assert attempt(job, seen.append, lambda: False) == ""
+    (text,) = [str(w.message) for w in told]
+    assert "checkpoint.damaged.pt and checkpoint.previous.damaged.pt; no whole one is left" in text
+    assert seen[0]["time/total_timesteps"] == 128 and final(job) == final(whole)
+
+
+def test_training_goes_on_from_the_checkpoint_before_a_damaged_one_or_says_that_none_is_left(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rewardzoo.callbacks.Saving.__init__.__defaults__", (0.0, False))
+    monkeypatch.setitem(REWARDS._entries, "terminated", Terminated)
+    checkpoint = tmp_path / "checkpoint.pt"
+    args = ("train", "--env", ENV, "--num-envs", 8, "--steps", 1024, "--set", "num_steps=16")
+    assert cli(*args, "--out", tmp_path / "whole").code == 0
+    args = (*args, "--out", tmp_path, "--reward", "terminated")
+    monkeypatch.setattr(Terminated, "calls", 0)
+    assert cli(*args).code == 130
+    previous = tmp_path / "checkpoint.previous.pt"
+    assert previous.is_file()
+    damage(checkpoint, "bit")
+    with pytest.warns(UserWarning, match="going on from checkpoint.previous.pt"):
+        assert cli(*args, "--resume").code == 0
+    whole = load_checkpoint(tmp_path / "whole" / "checkpoint.pt", "ppo")["network"]
+    found = load_checkpoint(checkpoint, "ppo")["network"]
+    assert all(torch.equal(found[name], x) for name, x in whole.items()) and whole
+    assert not previous.exists()
+    damage(checkpoint, "cut")
+    with pytest.warns(UserWarning, match="no whole one is left"):
+        done = cli(*args, "--resume")
+    assert done.code == 2 and "there is no such file" in " ".join(done.err.split())
 
 
 def test_a_damaged_result_is_named_and_the_job_runs_again(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rewardzoo.checkpoint import latest_checkpoint, save_keeping_previous
 from rewardzoo.experiment import Claim
 from rewardzoo.metrics.statistics import paired_difference, stratified_bootstrap
 from rewardzoo.report import colour
@@ -139,8 +140,9 @@ def curves_of(
     checkpoint = trial.folder / "checkpoint.pt"
     curve_file = trial.folder / "curve.json"
     curve: list[dict[str, float]] = []
-    if checkpoint.is_file():
-        trainer.load(checkpoint)
+    saved_last = latest_checkpoint(checkpoint)
+    if saved_last is not None:
+        trainer.load(saved_last)
         # Of a run that was killed between the two files, the curve is a measurement ahead.
         saved = json.loads(curve_file.read_text())
         curve = [numbers for numbers in saved if numbers["step"] < trainer.num_steps]
@@ -152,7 +154,7 @@ def curves_of(
             break
         trainer.train(min(max(1, total // parts), total - trainer.num_steps))
         write_atomic(curve_file, json.dumps(curve))
-        trainer.save(checkpoint)
+        save_keeping_previous(trainer.save, checkpoint)
     return {name: np.array([x[name] for x in curve]) for name in numbers}
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rewardzoo.agents.submodular_solvers import greedy_path, greedy_value, random_value
 from rewardzoo.agents.subpo import SubPO
+from rewardzoo.checkpoint import latest_checkpoint, save_keeping_previous
 from rewardzoo.experiment import Claim, Measure
 from rewardzoo.random import Rng
 from rewardzoo.report import colour
@@ -124,8 +125,9 @@ def train(
     first = float(envs.reset(seed=trial.seed)[1]["F"].mean())
     wrapped = VectorRewardWrapper(envs, make_reward(reward))
     checkpoint = trial.folder / f"{task.name}.pt"
-    if checkpoint.is_file():
-        agent = SubPO.load(checkpoint, env=wrapped)
+    saved_last = latest_checkpoint(checkpoint)
+    if saved_last is not None:
+        agent = SubPO.load(saved_last, env=wrapped)
     else:
         agent = SubPO(wrapped, seed=trial.seed, **task.agent_kwargs)
     saved = time.monotonic()
@@ -133,14 +135,14 @@ def train(
     def after(agent: SubPO, metrics: dict[str, float]) -> None:
         nonlocal saved
         if time.monotonic() - saved > 5.0:
-            agent.save(checkpoint)
+            save_keeping_previous(agent.save, checkpoint)
             saved = time.monotonic()
         # ``log`` may raise, if the user asked to stop: what was saved last is gone on from.
         done = agent.num_timesteps
         trial.log(start + done, **{task.name: metrics["rollout/ep_objective"] + first})
 
     agent.learn(max(0, steps - agent.num_timesteps), after, reset_num_timesteps=False)
-    agent.save(checkpoint)
+    save_keeping_previous(agent.save, checkpoint)
     return play(agent, make(trial.budget.eval_episodes))
 
 

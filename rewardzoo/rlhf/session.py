@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..checkpoint import latest_checkpoint, remove_previous, save_keeping_previous
 from ..results import write_atomic
 from .trainer import Metrics, Trainer
 
@@ -58,7 +59,7 @@ def train(
     _claim(folder, settings, resume)
     checkpoint = folder / CHECKPOINT
     if resume:
-        trainer.load(checkpoint)
+        trainer.load(latest_checkpoint(checkpoint) or checkpoint)
     columns = (
         TextColumn("[bold]steps"),
         BarColumn(),
@@ -85,9 +86,10 @@ def train(
                 if not console.is_terminal:
                     console.print(f"step {step:>6}  {status}", highlight=False)
             if step % save_every == 0 or step == steps or asked:
-                trainer.save(checkpoint)
+                save_keeping_previous(trainer.save, checkpoint)
             if asked:
                 raise Stopped
+    remove_previous(checkpoint)
     return metrics
 
 
@@ -115,7 +117,7 @@ def _claim(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
     path = folder / "config.json"
     text = json.dumps(settings, indent=1, default=str)
     if resume:
-        if not path.is_file() or not (folder / CHECKPOINT).is_file():
+        if not path.is_file() or latest_checkpoint(folder / CHECKPOINT) is None:
             raise ValueError(f"--out {folder}: there is no checkpoint to resume")
         before = json.loads(path.read_text())
         for name, value in json.loads(text).items():
@@ -123,7 +125,7 @@ def _claim(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
                 raise ValueError(
                     f"--resume: {name} is {value!r}, the run in {folder} has {before.get(name)!r}"
                 )
-    elif (folder / CHECKPOINT).is_file():
+    elif latest_checkpoint(folder / CHECKPOINT) is not None:
         raise ValueError(
             f"--out {folder}: it holds a run; --resume goes on with it, or choose another folder"
         )

@@ -102,6 +102,25 @@ def test_a_run_that_is_resumed_ends_with_the_same_weights(model, files, reward, 
         assert torch.equal(part[name], value), name
 
 
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(model, files, reward, tmp_path):
+    reward_model(model, files["pairs"], tmp_path / "x", "--steps", 10)
+    last = tmp_path / "x" / "checkpoint.pt"
+    (tmp_path / "x" / "checkpoint.previous.pt").write_bytes(last.read_bytes())
+    last.write_bytes(last.read_bytes()[:100])
+    with pytest.warns(UserWarning, match="going on from checkpoint.previous.pt"):
+        reward_model(model, files["pairs"], tmp_path / "x", "--steps", 25, "--resume")
+    whole, part = (load_reward_model(f)[0].state_dict() for f in (reward, tmp_path / "x"))
+    for name, value in whole.items():
+        assert torch.equal(part[name], value), name
+    kept = {path.name for path in (tmp_path / "x").glob("*.pt")}
+    assert {"checkpoint.damaged.pt", "checkpoint.pt"} <= kept
+    assert "checkpoint.previous.pt" not in kept
+    last.write_bytes(b"")
+    given = ("train-reward", "--model", model, "--data", files["pairs"], "--out", tmp_path / "x")
+    with pytest.warns(UserWarning, match="no whole one is left to go on from"):
+        refused("no checkpoint to resume", *given, "--resume")
+
+
 def test_another_runs_folder_is_refused(model, files, reward, tmp_path):
     given = ("train-reward", "--model", model, "--data", files["pairs"], "--out")
     refused("it holds a run", *given, reward)
