@@ -41,8 +41,10 @@ class ReinforceHyperparameters:
     learning_rate: float = hyper(5e-3, "of RMSprop", 0.0)
     anneal_lr: bool = hyper(False, "let it fall to 0")
     ent_coef: float = hyper(0.25, "of the mean entropy", 0.0)
-    features: str = hyper("fourier", "of observations: fourier or plain")
+    features: str = hyper("fourier", "of observations: fourier, tiles or plain")
     order: int = hyper(3, "of Fourier features", 1)
+    tilings: int = hyper(5, "of features by tiles", 1)
+    tiles: int = hyper(4, "to an axis of a tiling", 1)
     hidden: int = hyper(0, "tanh units over the features; 0 for a linear policy", 0)
     std: float = hyper(0.1, "of continuous actions, as a share of half their range", 1e-6)
     off_policy: bool = hyper(False, "learn from old episodes, without correcting for their age")
@@ -64,7 +66,8 @@ class Policies(nn.Module):
     def __init__(self, agent: Reinforce, outputs: int, std: Tensor | None) -> None:
         super().__init__()
         hp = agent.hp
-        self.features = features(agent.envs.single_observation_space, hp.features, hp.order)
+        space = agent.envs.single_observation_space
+        self.features = features(space, hp.features, hp.order, hp.tilings, hp.tiles)
         self.head = Head(self.features.size, outputs, hp.hidden)
         start = torch.stack(
             [

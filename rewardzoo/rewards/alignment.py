@@ -53,8 +53,10 @@ class AlignmentReward(RewardFunction):
         initial_gamma: of the discount.
         init: "naive", the sum ``r_p + r_aux``; "primary", r_p alone; or "random"; or one of these
             for each run.
-        features: of observations, "fourier" or "plain".
+        features: of observations, "fourier", "tiles" or "plain".
         order: of the Fourier features.
+        tilings: of features by tiles.
+        tiles: to an axis of a tiling.
         runs: learners that share the rows, each with weights of its own.
         seed: of random weights.
 
@@ -79,6 +81,8 @@ class AlignmentReward(RewardFunction):
         init: str | Sequence[str] = "naive",
         features: str = "fourier",
         order: int = 3,
+        tilings: int = 5,
+        tiles: int = 4,
         runs: int = 1,
         seed: int = 0,
     ) -> None:
@@ -100,7 +104,8 @@ class AlignmentReward(RewardFunction):
         self.auxiliary, self.primary = auxiliary, primary
         self.parametrisation = parametrisation
         self.learn_primary, self.learn_gamma = learn_primary, learn_gamma
-        self.initial_gamma, self.feature_kind, self.order = initial_gamma, features, order
+        self.initial_gamma, self.feature_kind = initial_gamma, features
+        self.order, self.tilings, self.tiles = order, tilings, tiles
         self.collecting = False
         """Whether ``observe`` keeps the rewards of each step for ``collected``."""
         self._kept: list[Tensor] = []
@@ -122,7 +127,7 @@ class AlignmentReward(RewardFunction):
         self._check_rows(num_envs)
         if not hasattr(self, "weights"):
             kind = "plain" if self.parametrisation == "scalar" else self.feature_kind
-            self.features = features(spaces.observation, kind, self.order)
+            self.features = features(spaces.observation, kind, self.order, self.tilings, self.tiles)
             inputs = 1 if self.parametrisation == "scalar" else self.features.size
             hidden = _HIDDEN if self.parametrisation == "network" else 0
             self.head = Head(inputs, len(TERMS), hidden)

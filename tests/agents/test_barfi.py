@@ -383,6 +383,29 @@ def test_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(tmp_path: Any, inn
         assert loaded.num_timesteps == agent.num_timesteps
 
 
+def test_policy_and_reward_may_be_linear_in_tiles(tmp_path: Any) -> None:
+    """Weights of tiles that were never seen are not moved."""
+    coding = {"features": "tiles", "tilings": 2, "tiles": 9}
+    agent = barfi(reward=coding, **coding)
+    rounds(agent, 5)
+    assert agent.theta.shape == (1, 4 * 201) and agent.weights.phi.shape == (1, 3 * 201)
+    start = torch.tensor([0.0, 1.0, 1.0])
+    moved = agent.weights.phi.detach().reshape(3, 201) - torch.nn.functional.pad(
+        start.unsqueeze(1), (0, 200)
+    )
+    old = agent.buffer.draw(Rng(*torch.zeros(2, 1, dtype=torch.int64), 0), 1000)
+    seen = (agent.reward.features(old.obs) * old.live.unsqueeze(-1)).flatten(0, 2).any(0)
+    assert 1 < int(seen.sum()) < 201
+    assert (moved[:, seen] != 0.0).any() and (moved[:, ~seen] == 0.0).all()
+    agent.save(tmp_path / "a.pt")
+    fn = AlignmentReward(MazeLure(), order=1, **coding)
+    envs = VectorRewardWrapper(gymnasium.make_vec(MAZE, num_envs=3), fn)
+    loaded = BARFI.load(tmp_path / "a.pt", env=envs)
+    for each in (agent, loaded):
+        rounds(each, 1)
+    assert torch.equal(loaded.theta, agent.theta) and loaded.hp.tiles == 9
+
+
 def test_a_hypergradient_that_is_not_finite_is_skipped_and_stops_in_the_end() -> None:
     agent = barfi()
     rounds(agent, 3)

@@ -215,7 +215,7 @@ def test_refuses_what_it_cannot_use() -> None:
         (lambda: MazeLure(sub_step=0.0), "sub_step=0.0"),
         (lambda: PoleRule(agree=float("nan")), "agree=nan"),
         (lambda: ActionCost(-1.0), "weight=-1.0"),
-        (lambda: features(gymnasium.spaces.Discrete(2), "tiles", 3), "features='tiles'"),
+        (lambda: features(gymnasium.spaces.Discrete(2), "table", 3), "features='table'"),
     ):
         with pytest.raises(ValueError, match=message):
             make()
