@@ -15,6 +15,7 @@ from rich.table import Table
 from ..settings import parse_settings
 from .comparison import LETTERS, Comparison
 
+_RECORDED = 64  # rows of a recording
 _PICTURES = (".svg", ".png", ".pdf")
 _SAID = {
     "starc": "STARC distance (VAL, L2): 0 the same order of policies, 2 the opposite",
@@ -52,7 +53,8 @@ def compare_rewards(
     """Print the distances between reward functions, and draw them.
 
     Exact STARC, EPIC and DARD distances and worst-case regrets where the environment is enumerable;
-    elsewhere STARC distances from samples, with 95 % intervals.
+    elsewhere STARC distances from samples, with 95 % intervals. On a simulator, which cannot go on
+    from a state twice, EPIC distances from random steps instead.
 
     Example: rewardzoo compare-rewards objective "objective + 0.1*novelty()" --env
     rewardzoo/GridWorld-v0 --out distances.svg
@@ -94,37 +96,36 @@ def compare(
     Raises:
         ValueError: naming the argument that is wrong, and what to give.
     """
-    from ..registration import EXPERIMENTS
-    from ..rewards.parse import make_reward
-    from .comparison import compare_by_samples, compare_exactly, enumerable
+    import gymnasium
 
-    func = _dynamics(env, settings)
+    from ..functional import load
+    from ..registration import EXPERIMENTS, check_env_id, functional_ids, nearest
+    from ..rewards.parse import make_reward
+    from .comparison import compare_by_recording, compare_by_samples, compare_exactly, enumerable
+
+    check_env_id(env)
     _ = list(EXPERIMENTS)  # an experiment may bring its own reward functions
     made = [make_reward(text) for text in rewards]
+    given = parse_settings(settings)
+    kwargs = {**gymnasium.spec(env).kwargs, **given}
+    if "dynamics" not in kwargs:
+        if method is Method.exact:
+            raise ValueError(
+                f"--method exact: not on {env}, which is no functional environment; "
+                + nearest(env, functional_ids())
+            )
+        envs = gymnasium.make_vec(env, _RECORDED, **given)
+        try:
+            return compare_by_recording(envs, made, rewards, gamma, samples, rollouts, seed)
+        finally:
+            envs.close()
+    func = load(kwargs.pop("dynamics"))(**kwargs)
     reason = enumerable(func)
     if method is Method.exact and reason:
         raise ValueError(f"--method exact: not on {env}: {reason}; use --method sampled")
     if method is Method.exact or (method is Method.auto and not reason):
         return compare_exactly(func, made, rewards, gamma)
     return compare_by_samples(func, made, rewards, gamma, samples, rollouts, seed)
-
-
-def _dynamics(env: str, settings: list[str]) -> Any:
-    """The functional environment of an id."""
-    import gymnasium
-
-    from ..functional import load
-    from ..registration import check_env_id, functional_ids, nearest
-
-    check_env_id(env)
-    kwargs = dict(gymnasium.spec(env).kwargs)
-    if "dynamics" not in kwargs:
-        raise ValueError(
-            f"--env {env}: its states cannot be branched, since it is no functional environment; "
-            + nearest(env, functional_ids())
-        )
-    kwargs.update(parse_settings(settings))
-    return load(kwargs.pop("dynamics"))(**kwargs)
 
 
 def _print(found: Comparison, console: Console) -> None:

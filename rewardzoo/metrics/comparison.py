@@ -1,7 +1,8 @@
 """Compare reward functions on an environment: exactly where it is enumerable, else from samples.
 
 Exact are STARC (Skalse et al. 2024), EPIC (Gleave et al. 2021), DARD (Wulfe et al. 2022) and the
-worst-case regret of optimising one reward for another; sampled is STARC with intervals.
+worst-case regret of optimising one reward for another. Sampled is, with intervals, STARC where
+states can be gone on from again, and EPIC on a simulator that can only be reset and stepped.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -23,8 +25,9 @@ from ..rewards.base import RewardFunction, Spaces, pay
 from ..transition import Transition
 from .epic import dard_distance, epic_distance
 from .planning import Array, check_model, expected
+from .recorded import record, recorded_distances
 from .regret import worst_case_regret
-from .sampled import sampled_distances
+from .sampled import SampledDistances, sampled_distances
 from .starc import starc_distance
 
 LETTERS = string.ascii_uppercase
@@ -32,6 +35,7 @@ LETTERS = string.ascii_uppercase
 
 _CELLS = 4_000_000  # transitions of which tables of each reward are kept
 _ROWS = 1_000_000  # transitions asked about at once
+_STEPS = 256  # of each row of a recording, at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +46,9 @@ class Comparison:
         labels: of the rewards, K.
         matrices: (K, K) by the name of the measure: "starc", in [0, 2]; exactly also "epic" and
             "dard", in [0, 1], and "regret", in [0, 1]: row i is what is meant, column j what is
-            optimised.
+            optimised. Of a simulator "epic" alone.
         gamma: discount.
-        low: lower ends of the intervals of "starc", (K, K); None where it is exact.
+        low: lower ends of the intervals of what is sampled, (K, K); None where it is exact.
         high: upper ends.
         noise: (K,), see ``SampledDistances``; None where exact.
         n: states and actions compared.
@@ -143,16 +147,46 @@ def compare_by_samples(
     """STARC distances with 95 % intervals; see ``sampled_distances``."""
     _check_markov(rewards)
     found = sampled_distances(func, rewards, gamma, num_samples, rollouts, seed=seed)
-    notes = []
-    for label, length in zip(labels, np.diagonal(found.distance), strict=True):
-        if np.isnan(length):
-            notes.append(
-                f"{label}: noise swamps it (or all policies are equal under it), so that its "
-                "distances are unknown; try more samples"
-            )
+    return _estimated("starc", found, labels, gamma, [])
+
+
+def compare_by_recording(
+    envs: gymnasium.vector.VectorEnv[Any, Any, Any],
+    rewards: Sequence[RewardFunction],
+    labels: Sequence[str],
+    gamma: float,
+    num_samples: int = 512,
+    draws: int = 4,
+    seed: int = 0,
+) -> Comparison:
+    """EPIC distances with 95 % intervals over what random actions visit; see ``recorded``."""
+    _check_markov(rewards)
+    recording = record(envs, max(_STEPS, -(-num_samples // envs.num_envs)), seed=seed)
+    found = recorded_distances(recording, rewards, gamma, num_samples, draws, seed)
+    notes = [
+        "no STARC: the simulator cannot go on from a state twice; EPIC looks at impossible "
+        f"transitions too, between states that random actions visit in {len(recording.row):,} steps"
+    ]
+    if recording.terminated.any():
+        notes.append(
+            "EPIC sees shaping here: terminal states pay nothing, so that impossible transitions "
+            "out of them tell one from the other"
+        )
+    return _estimated("epic", found, labels, gamma, notes)
+
+
+def _estimated(
+    name: str, found: SampledDistances, labels: Sequence[str], gamma: float, notes: list[str]
+) -> Comparison:
+    unknown = [
+        f"{label}: noise swamps it (or all policies are equal under it), so that its distances are "
+        "unknown; try more samples"
+        for label, length in zip(labels, np.diagonal(found.distance), strict=True)
+        if np.isnan(length)
+    ]
     return Comparison(
-        list(labels), {"starc": found.distance}, gamma, found.n, found.low, found.high,
-        found.noise, notes,
+        list(labels), {name: found.distance}, gamma, found.n, found.low, found.high, found.noise,
+        notes + unknown,
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ class SampledDistances:
     """Estimated distances of K rewards.
 
     Args:
-        distance: (K, K), in [0, 2]; nan where noise swamps a reward.
+        distance: (K, K), STARC's in [0, 2], EPIC's in [0, 1]; nan where noise swamps a reward.
         low: (K, K), lower end of the intervals.
         high: (K, K), upper end.
         noise: (K,), how far two estimates of the same canonical reward lie apart: what a distance
@@ -136,7 +136,7 @@ def sampled_advantages(
     state, action = _covered(func, gamma, seeds, steps)
     copies = 2 * rollouts
     rows = torch.arange(num_samples, device=func.device).repeat_interleave(copies)
-    state = _take(state, rows)
+    state = take(state, rows)
     fixed = action[rows]
     sums = [
         _rollout(func, rewards, gamma, state, begin, rows, seed, steps) for begin in (fixed, None)
@@ -209,13 +209,13 @@ def _uniform(space: spaces.Space[Any], rng: Rng) -> Tensor:
     raise ValueError(f"action space {space}: expected Discrete, or a bounded Box")
 
 
-def _take(x: Any, rows: Tensor) -> Any:
+def take(x: Any, rows: Tensor) -> Any:
     """Rows of a state."""
     if isinstance(x, Tensor):
         return x[rows]
     if isinstance(x, dict):
-        return {k: _take(v, rows) for k, v in x.items()}
-    parts = [_take(v, rows) for v in x]
+        return {k: take(v, rows) for k, v in x.items()}
+    parts = [take(v, rows) for v in x]
     return tuple(parts) if type(x) is tuple else type(x)(*parts)
 
 

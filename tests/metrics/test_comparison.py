@@ -146,6 +146,46 @@ def test_a_user_s_own_file_on_a_continuous_environment(tmp_path: Path) -> None:
     assert told["low"][0][2] <= told["starc"][0][2] <= told["high"][0][2]
 
 
+def test_a_simulator_that_is_only_stepped_has_epic_distances(tmp_path: Path) -> None:
+    """A stock environment without terminal states, and one with."""
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from rewardzoo import RewardFunction, register_reward\n"
+        "@register_reward('stepped')\n"
+        "class Stepped(RewardFunction):\n"
+        "    'Less for tilting and turning.'\n"
+        "    def __call__(self, t):\n"
+        "        return t.obs[:, 0] - 0.1 * t.obs[:, -1] ** 2 + 0.1 * t.next_obs[:, 1]\n"
+        "def phi(obs):\n"
+        "    return 3.0 * obs[:, 0] - obs[:, 1] * obs[:, 2]\n"
+        "@register_reward('stepped_shaped')\n"
+        "class Shaped(RewardFunction):\n"
+        "    'The same, twice and shaped.'\n"
+        "    gamma = 0.9\n"
+        "    def __call__(self, t):\n"
+        "        shaping = 0.9 * phi(t.next_obs) - phi(t.obs)\n"
+        "        return 2.0 * Stepped()(t) + shaping\n"
+    )
+    rewardzoo.load_plugin(mine)
+    rewards = ("stepped", "stepped_shaped", "-stepped", "stepped + 10*action_cost()")
+    args = ("--gamma", "0.9", "--samples", "300", "--json")
+    found = cli(*rewards, "--env", "Pendulum-v1", *args)
+    assert found.exit_code == 0, found.output
+    told = json.loads(found.output)
+    assert told["method"] == "sampled" and told["n"] == 300 and "starc" not in told
+    epic, low, high = (np.array(told[name]) for name in ("epic", "low", "high"))
+    # float32 rewards: rho is 1 to 1e-6
+    assert epic[0, 1] < 2e-3 and epic[0, 2] == pytest.approx(1.0, abs=1e-5)
+    assert 0.05 < epic[0, 3] < 0.95 and low[0, 3] < epic[0, 3] < high[0, 3]
+    assert "no STARC" in told["notes"][0] and "16,320 steps" in told["notes"][0]
+    assert len(told["notes"]) == 1
+    again = cli(*rewards, "--env", "Pendulum-v1", *args)
+    assert again.output == found.output
+    poles = cli("stepped", "-stepped", "--env", "CartPole-v1", "--gamma", "0.9")
+    assert poles.exit_code == 0 and "EPIC distance" in poles.output and "1.00 [" in poles.output
+    assert "terminal states pay nothing" in poles.output
+
+
 def test_prints_tables_and_draws_the_heat_map(tmp_path: Path) -> None:
     for name in ("map.svg", "map.png"):
         out = tmp_path / "new" / name
@@ -194,7 +234,8 @@ def test_bad_arguments_are_named(args: list[str], message: str) -> None:
     ("env", "args", "message"),
     [
         ("rewardzoo/GridWorl-v0", [], "did you mean 'rewardzoo/GridWorld-v0'"),
-        ("CartPole-v1", [], "--env CartPole-v1: its states cannot be branched"),
+        ("CartPole-v1", ["--method", "exact"], "--method exact: not on CartPole-v1, which is no"),
+        ("CartPole-v1", [], "reward function objective: it pays no finite number where it is not"),
         ("rewardzoo/Pendulum-v0", ["--method", "exact"], "--method exact: not on rewardzoo/Pend"),
     ],
 )
