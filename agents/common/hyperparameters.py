@@ -34,7 +34,7 @@ def build(kind: type[T], values: dict[str, Any]) -> T:
 
 def _check(name: str, value: Any, field: dataclasses.Field[Any]) -> None:
     low, high = field.metadata.get("low"), field.metadata.get("high")
-    if value is None and field.default is None:
+    if value is None and "None" in str(field.type):
         return
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if low is None and high is None:

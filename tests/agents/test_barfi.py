@@ -359,6 +359,13 @@ def test_every_solver_learns_and_reports(solver: str, inner: str) -> None:
     assert not torch.equal(agent.weights.phi[0, 0], torch.tensor(0.0))
 
 
+def test_without_a_step_the_series_estimates_one() -> None:
+    seen = rounds(barfi(MazeGoalDistance(), step=None), 3)
+    assert seen[-1]["train/outer_skipped"] == 0.0
+    with pytest.raises(ValueError, match="learning_rate=None"):
+        barfi(learning_rate=None)
+
+
 def test_the_authors_potential_subtracts_the_advice_from_its_own_return() -> None:
     agent = barfi(auxiliary="baseline")
     old = fixed_episodes(agent)
