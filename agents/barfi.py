@@ -62,7 +62,7 @@ class BARFIHyperparameters(ReinforceHyperparameters):
     critic_learning_rate: float = hyper(5e-2, "of RMSprop on the critic of actor_critic", 0.0)
     solver: str = hyper("neumann", "of the hypergradient: neumann, cg or unrolled")
     terms: int = hyper(5, "of the series, or steps of cg", 0)
-    step: float | None = hyper(5e-4, "of the series; None estimates the best", 0.0)
+    step: float | None = hyper(5e-4, "of the series; None: the best, by power_iterations", 0.0)
     power_iterations: int = hyper(0, "to check or estimate that step", 0)
     damping: float = hyper(0.0, "of the solver", 0.0)
     outer_episodes: int = hyper(15, "old episodes of a run from which Delta is estimated", 1)
