@@ -7,6 +7,7 @@ table counts them (a test compares).
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -26,7 +27,12 @@ def store(runs: Path) -> list[str]:
     names = []
     for path in sorted(runs.glob("*/quick/results.json")):
         results, verdicts = read_json(path)
-        short = replace(results, arms=[replace(arm, curves={}) for arm in results.arms])
+        short = replace(
+            results,
+            arms=[replace(arm, curves={}) for arm in results.arms],
+            # Where somebody's runs lie is no part of how to repeat them.
+            command=re.sub(r" --out[ =]\S+", "", results.command),
+        )
         write_json(short, verdicts, STORED / f"{results.name}.json")
         names.append(results.name)
     return names

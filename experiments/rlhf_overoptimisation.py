@@ -12,11 +12,14 @@ from typing import Any
 
 from rewardzoo.experiment import Budget, Experiment, Figure, Measure
 
-from .common.rlhf import SEEDS, TUNING_SEEDS, draw_kl, laboratory, optimise, overoptimises
+from .common.rlhf import TUNING_SEEDS, draw_kl, laboratory, optimise, overoptimises
 
 FREE, HELD = "no penalty", "KL .05"
-# On the tuning seeds this rate times these updates went 25 to 50 nats from the base policy.
+# On the tuning seeds this rate went 25 to 50 nats from the base policy in 100 updates.
 LEARNING_RATE = 8e-4
+# Of seeds 100 to 104, two had not come that far after 100 updates, their gold still at its peak. So
+# all make the 160 of the laboratory's prototype, and seeds that nobody has looked at report.
+SEEDS = tuple(range(120, 140))
 
 
 def reinforce(trial: Any, kl: float = 0.0) -> dict[str, float]:
@@ -35,7 +38,7 @@ EXPERIMENT = Experiment(
     ],
     budgets={
         "smoke": Budget(total_timesteps=4, num_envs=0, eval_episodes=64, seeds=2),
-        "quick": Budget(total_timesteps=100, num_envs=0, eval_episodes=256, seeds=5),
+        "quick": Budget(total_timesteps=160, num_envs=0, eval_episodes=256, seeds=5),
         "full": Budget(total_timesteps=160, num_envs=0, eval_episodes=2_048, seeds=20),
     },
     claims=overoptimises(FREE, HELD),

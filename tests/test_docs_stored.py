@@ -125,6 +125,7 @@ def test_the_readmes_verdicts_are_those_that_were_found(docs: Any) -> None:
         for arm in results.arms:
             assert set(arm.seeds) <= set(now.seeds), f"{name}: run it again, on its seeds"
         assert results.budget.startswith("quick")
+        assert "/" not in results.command, f"{name}: its command names somebody's folder"
 
 
 def test_results_are_stored_without_their_curves_and_shown(
