@@ -216,7 +216,8 @@ class BARFI(Reinforce):
     def learn_from(self, newest: Episodes) -> dict[str, Tensor]:
         """The outer step, from the second round of old episodes on, then the inner ones."""
         hp, learned = self.hp, {}
-        if self.rounds_of_old > 0 and (hp.reward_learning_rate or self._gamma_learning_rate):
+        moves = hp.reward_learning_rate or self._gamma_learning_rate
+        if self.rounds_of_old > 0 and moves and len(self._learners):
             learned = self.improve(newest)
         if hp.solver == "unrolled":
             self._trail = (self.theta, [])

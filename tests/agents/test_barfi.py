@@ -359,6 +359,13 @@ def test_every_solver_learns_and_reports(solver: str, inner: str) -> None:
     assert not torch.equal(agent.weights.phi[0, 0], torch.tensor(0.0))
 
 
+def test_where_no_run_learns_its_reward_it_is_the_learner_alone() -> None:
+    agent = barfi(seeds=(0, 1), learns=[False, False])
+    before = [p.clone() for p in (agent.theta, agent.weights.phi)]
+    assert "train/outer_distance" not in rounds(agent, 4)[-1]
+    assert torch.equal(agent.weights.phi, before[1]) and not torch.equal(agent.theta, before[0])
+
+
 def test_without_a_step_the_series_estimates_one() -> None:
     seen = rounds(barfi(MazeGoalDistance(), step=None, power_iterations=5), 3)
     assert seen[-1]["train/outer_skipped"] == 0.0
