@@ -2,7 +2,8 @@
 
 Both train a Llama of the same random weights with AdamW for the same steps; TRL gets a tokenised
 data set. The compact decoder of the same width and depth is read beside them. Sampling is compared
-with ``transformers``' ``generate``, which TRL's trainers sample with.
+with ``transformers``' ``generate``, which TRL's trainers sample with. An ensemble of five reward
+models is compared with one of them.
 """
 
 from __future__ import annotations
@@ -15,23 +16,27 @@ from typing import Any
 
 import torch
 
-from .timing import REPEATS, Row, interleave, missing, one_thread, ratio
+from .timing import REPEATS, Row, interleave, missing, one_thread, ratio, seconds_per_call
 
 WIDTH, LAYERS, VOCABULARY = 64, 2, 32
 PAIRS, BATCH, PROMPT, COMPLETION = 512, 64, 4, 16
+MEMBERS, SCORED = 5, 128
 
 
 def run(say: Callable[[str], None]) -> list[Row]:
-    """The bars: twice TRL in training, twice ``generate`` in sampling."""
+    """The bars: twice TRL in training, twice ``generate`` in sampling, five models for three."""
+    with one_thread():
+        say(f"scores of {SCORED} completions by {MEMBERS} reward models, width {WIDTH}")
+        rows = _scoring()
     try:
         import datasets  # noqa: F401
         import peft  # noqa: F401
         import trl  # noqa: F401
     except ModuleNotFoundError:
-        return [missing("RLHF", 'pip install "rewardzoo[rlhf]" trl')]
+        return [*rows, missing("RLHF", 'pip install "rewardzoo[rlhf]" trl')]
     with one_thread():
         say(f"DPO on {BATCH} pairs of {PROMPT + COMPLETION} tokens, width {WIDTH}")
-        return [*_training(), *_sampling()]
+        return [*rows, *_training(), *_sampling()]
 
 
 def llama() -> Any:
@@ -189,7 +194,7 @@ def _trl(steps: int, tokens: int, losses: dict[str, float]) -> Callable[[], floa
 
 
 def _sampling() -> list[Row]:
-    readings = interleave(samplers(128))
+    readings = interleave(samplers(128, times=8))
     return [
         ratio(
             f"sampling tokens/s, {name} vs transformers' generate",
@@ -198,7 +203,7 @@ def _sampling() -> list[Row]:
             name,
             "generate",
             bar=2.0 if name == "rewardzoo, decoder" else None,
-            note=f"128 prompts, {COMPLETION} tokens, {REPEATS} repeats",
+            note=f"128 prompts, {COMPLETION} tokens, 8 times, {REPEATS} repeats",
         )
         for name in ("rewardzoo, decoder", "same Llama")
     ]
@@ -241,3 +246,58 @@ def samplers(count: int, times: int = 1) -> dict[str, Callable[[], float]]:
         "same Llama": own(HuggingFaceModel(model)),
         "generate": lambda: rate(generate),
     }
+
+
+@torch.no_grad()
+def _scoring() -> list[Row]:
+    """Five reward models against one, on completions of the laboratory's language and longer."""
+    from rewardzoo.rlhf.decoder import Decoder, DecoderConfig
+    from rewardzoo.rlhf.ensembles import Ensemble
+    from rewardzoo.rlhf.laboratory import LaboratoryConfig, Language
+    from rewardzoo.rlhf.reward_models import RewardModel
+    from rewardzoo.rlhf.scoring import decoder_scores
+
+    config = LaboratoryConfig(VOCABULARY, PROMPT, COMPLETION)
+    decoder = Decoder(DecoderConfig(VOCABULARY, PROMPT + COMPLETION, WIDTH, LAYERS))
+    members = [RewardModel(decoder, seed) for seed in range(MEMBERS)]
+    ensemble, one = Ensemble(members), members[0]
+    alone = {name: tensor.unsqueeze(0) for name, tensor in one.state_dict().items()}
+    batch = Language(config, 0).corpus(SCORED, torch.Generator().manual_seed(0))
+    longest = batch._replace(completion_mask=torch.ones_like(batch.completion_mask))
+    five = "five"
+    readings = interleave(
+        {
+            five: seconds_per_call(lambda: ensemble(batch)),
+            "one": seconds_per_call(lambda: one(batch)),
+            "one, as the five are read": seconds_per_call(
+                lambda: decoder_scores(decoder, alone, batch)
+            ),
+        }
+    )
+    whole = interleave(
+        {
+            five: seconds_per_call(lambda: ensemble(longest)),
+            "one": seconds_per_call(lambda: one(longest)),
+        }
+    )
+    lengths = f"{SCORED} completions, {float(batch.lengths.float().mean()):.1f} tokens on average"
+    name = "seconds a batch, five reward models vs"
+    return [
+        ratio(f"{name} one", readings, "s", five, "one", bar=3.0, at_most=True, note=lengths),
+        ratio(
+            f"{name} one that is read as they are",
+            readings,
+            "s",
+            five,
+            "one, as the five are read",
+            note=lengths,
+        ),
+        ratio(
+            f"{name} one, no completion ends early",
+            whole,
+            "s",
+            five,
+            "one",
+            note=f"{SCORED} completions of {COMPLETION} tokens",
+        ),
+    ]

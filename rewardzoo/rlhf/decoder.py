@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checkpoint import load_checkpoint, save_checkpoint
+from .attention import attend, scaled, sees
 
 
 class LanguageModel(nn.Module):
@@ -101,8 +103,8 @@ class Block(nn.Module):
         self.up = nn.Linear(width, 4 * width, bias=False)
         self.down = nn.Linear(4 * width, width, bias=False)
 
-    def forward(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """New states (B, L, width), and this block's keys and values (2, B, heads, L, d)."""
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """New states (B, L, width)."""
         b, length, width = x.shape
         qkv = self.qkv(self.norm1(x)).view(b, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         # Written out: on sequences this short it is no slower than the fused kernel, and unlike it
@@ -110,7 +112,8 @@ class Block(nn.Module):
         scores = torch.matmul(qkv[0] * qkv.shape[-1] ** -0.5, qkv[1].transpose(-1, -2)) + bias
         y = torch.matmul(torch.softmax(scores, -1), qkv[2])
         x = x + self.out(y.transpose(1, 2).reshape(b, length, width))
-        return x + self.down(F.gelu(self.up(self.norm2(x)))), qkv[1:]
+        out: Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
+        return out
 
     def forward_at(self, x: Tensor, bias: Tensor, at: Tensor) -> Tensor:
         """New states (B, width) of one column a row, ``at`` (B,), alone; the last block's work.
@@ -129,24 +132,36 @@ class Block(nn.Module):
         out: Tensor = chosen + self.down(F.gelu(self.up(self.norm2(chosen))))
         return out
 
-    def step(self, x: Tensor, cache: Tensor, at: int, mask: Tensor | None) -> Tensor:
-        """The same for one token (B, width), at column ``at`` of ``cache``.
+    def weights(self) -> Weights:
+        """Its weights for ``step``, fetched once for all tokens."""
+        return Weights.of(dict(self.named_parameters()), self.heads)
 
-        Rows are the last axis of everything inside attention: a query is one column, too little
-        for a matrix product a row and head, and elementwise products run along the rows.
-        """
-        b, width = x.shape
-        qkv = torch.mm(self.qkv.weight, self.norm1(x).T).view(3, self.heads, -1, b)
-        q = qkv[0] * qkv.shape[2] ** -0.5
-        cache[:, at] = qkv[1:]
-        scores = (cache[0, : at + 1] * q).sum(2)  # (at + 1, heads, B)
-        if mask is not None:
-            scores = scores.masked_fill(~mask[: at + 1, None], -torch.inf)
-        weights = torch.softmax(scores, 0).unsqueeze(2)
-        y = (weights * cache[1, : at + 1]).sum(0)
-        x = x + self.out(y.view(width, b).T)
-        out: Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
-        return out
+
+class Weights(NamedTuple):
+    """A block's weights as its arithmetic without gradients wants them."""
+
+    norm1: tuple[Tensor, Tensor]  # (width,) each
+    norm2: tuple[Tensor, Tensor]
+    qkv: Tensor  # (3 * width, width), queries over sqrt(d)
+    out: Tensor  # (width, width), and these transposed: states come from the left
+    up: Tensor  # (width, 4 * width)
+    down: Tensor  # (4 * width, width)
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor], heads: int, prefix: str = "") -> Weights:
+        """Those of a block whose parameters ``state`` holds under names that begin so."""
+
+        def named(name: str) -> Tensor:
+            return state[f"{prefix}{name}"]
+
+        return cls(
+            (named("norm1.weight"), named("norm1.bias")),
+            (named("norm2.weight"), named("norm2.bias")),
+            scaled(named("qkv.weight"), heads),
+            named("out.weight").T,
+            named("up.weight").T,
+            named("down.weight").T,
+        )
 
 
 @dataclass
@@ -154,9 +169,49 @@ class Cache:
     """Keys and values of the columns read so far, in buffers as long as the sequence can get."""
 
     layers: list[Tensor]  # each (2, L, heads, d, B)
+    weights: list[Weights]
     mask: Tensor | None  # (L, B) bool
-    position: Tensor  # (B,) of the next token
+    position: Tensor | int  # (B,) of the next token, or that of all rows
     at: int  # next column
+
+
+def step(x: Tensor, weights: Weights, cache: Tensor, at: int, mask: Tensor | None) -> None:
+    """What a block does, for one token a row: x (B, width), changed in place.
+
+    Rows are the last axis of everything inside attention: a query is one column, too little
+    for a matrix product a row and head, and elementwise products run along the rows.
+
+    Args:
+        x: states.
+        weights: of the block.
+        cache: (2, L, heads, d, B) keys and values; written at column ``at``.
+        at: the token's column.
+        mask: (L, B) bool, False on padding.
+    """
+    qkv = torch.mm(weights.qkv, norm(x, weights.norm1).T).view(3, *cache.shape[2:])
+    cache[:, at] = qkv[1:]
+    finish(x, qkv[0], weights, cache[:, : at + 1], mask)
+
+
+def finish(x: Tensor, query: Tensor, weights: Weights, cache: Tensor, mask: Tensor | None) -> None:
+    """The rest of ``step``: a query (heads, d, B) over a cache (2, L, heads, d, B), and so on."""
+    keys, values = cache
+    scores = (keys * query).sum(2)  # (L, heads, B)
+    if mask is not None:
+        scores = scores.masked_fill(~mask[: len(keys), None], -torch.inf)
+    mixed = (torch.softmax(scores, 0).unsqueeze(2) * values).sum(0)
+    x.addmm_(mixed.view(-1, len(x)).T, weights.out)
+    perceptron(x, weights)
+
+
+def perceptron(x: Tensor, weights: Weights) -> None:
+    """Adds a block's perceptron to x (n, width), in place."""
+    x.addmm_(F.gelu(torch.mm(norm(x, weights.norm2), weights.up)), weights.down)
+
+
+def norm(x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
+    """What ``nn.LayerNorm`` of these weights makes of x (..., width)."""
+    return F.layer_norm(x, weights[0].shape, *weights)
 
 
 class Decoder(LanguageModel):
@@ -192,14 +247,18 @@ class Decoder(LanguageModel):
 
     def hidden(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Last hidden states (B, L, width)."""
-        return self._read(ids, mask)[0]
+        x, bias = self._begin(ids, mask)
+        for block in self.blocks:
+            x = block(x, bias)
+        out: Tensor = self.norm(x)
+        return out
 
     def hidden_at(self, ids: Tensor, at: Tensor, mask: Tensor | None = None) -> Tensor:
         """Last hidden states (B, width) of column ``at`` (B,) of each row."""
         x, bias = self._begin(ids, mask)
         *others, last = self.blocks
         for block in others:
-            x, _ = block(x, bias)
+            x = block(x, bias)
         assert isinstance(last, Block)
         out: Tensor = self.norm(last.forward_at(x, bias, at))
         return out
@@ -208,33 +267,59 @@ class Decoder(LanguageModel):
         """Logits (..., vocab_size)."""
         return F.linear(hidden, self.embed.weight)
 
+    @torch.no_grad()
     def start(self, ids: Tensor, mask: Tensor | None, new_tokens: int) -> tuple[Tensor, Cache]:
-        """Read a prompt; the cache has room for ``new_tokens`` more."""
+        """Read a prompt, without gradients; the cache has room for ``new_tokens`` more."""
+        self.check_length(ids)
         b, length = ids.shape
-        room = length + new_tokens
-        hidden, read = self._read(ids, mask)
-        layers = []
-        for kv in read:
-            buffer = kv.new_empty(2, room, kv.shape[2], kv.shape[4], b)
-            buffer[:, :length] = kv.permute(0, 3, 2, 4, 1)
-            layers.append(buffer)
+        c = self.config
+        places = self.places.weight[:length]
         if mask is not None:
-            position = mask.sum(1)
-            mask = F.pad(mask, (0, new_tokens), value=True).T
-        else:
-            position = ids.new_full((b,), length)
-        return hidden[:, -1], Cache(layers, mask, position, length)
+            places = self.places((mask.cumsum(1) - 1).clamp(min=0))
+        x = (F.embedding(ids, self.embed.weight) + places).view(b * length, -1)
+        visible = sees(x, length, mask)
+        seen = None
+        if mask is not None:
+            seen = mask.T.clone()
+            seen[-1] = True  # an empty prompt sees its padding, for something must be seen
+        all_weights = [block.weights() for block in self.blocks if isinstance(block, Block)]
+        layers = []
+        for i, weights in enumerate(all_weights):
+            qkv = torch.mm(norm(x, weights.norm1), weights.qkv.T).view(b, length, -1)
+            by_row = qkv.view(b, length, 3, c.heads, -1).permute(2, 1, 3, 4, 0)
+            cache = x.new_empty(2, length + new_tokens, *by_row.shape[2:])
+            cache[:, :length] = by_row[1:]
+            layers.append(cache)
+            if i + 1 < len(all_weights):
+                x.addmm_(attend(qkv, c.heads, visible), weights.out)
+                perceptron(x, weights)
+            else:  # of the last block only the last token is asked for
+                x = x.view(b, length, -1)[:, -1].contiguous()
+                finish(x, by_row[0, -1], weights, cache[:, :length], seen)
+        position: Tensor | int = length
+        if mask is not None:
+            position, mask = mask.sum(1), F.pad(mask, (0, new_tokens), value=True).T
+        return self.norm(x), Cache(layers, all_weights, mask, position, length)
 
+    @torch.no_grad()
     def advance(self, ids: Tensor, cache: Cache) -> Tensor:
-        """Read one token more; writes into the cache."""
-        x = self.embed(ids) + self.places(cache.position)
-        for block, layer in zip(self.blocks, cache.layers, strict=True):
-            assert isinstance(block, Block)
-            x = block.step(x, layer, cache.at, cache.mask)
+        """Read one token more, without gradients; writes into the cache."""
+        x = F.embedding(ids, self.embed.weight)
+        x += self.places.weight[cache.position]
+        for weights, layer in zip(cache.weights, cache.layers, strict=True):
+            step(x, weights, layer, cache.at, cache.mask)
         cache.position = cache.position + 1
         cache.at += 1
         out: Tensor = self.norm(x)
         return out
+
+    def check_length(self, ids: Tensor) -> None:
+        """Refuse ids (B, L) that are longer than what the model reads."""
+        length = ids.shape[1]
+        if length > self.max_length:
+            raise ValueError(
+                f"ids: {length} tokens, the model reads max_length={self.max_length}; shorten them"
+            )
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model into a folder, whole or not at all."""
@@ -251,11 +336,8 @@ class Decoder(LanguageModel):
 
     def _begin(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the first block reads (B, L, width), and what attention adds to its scores."""
+        self.check_length(ids)
         length = ids.shape[1]
-        if length > self.max_length:
-            raise ValueError(
-                f"ids: {length} tokens, the model reads max_length={self.max_length}; shorten them"
-            )
         square = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
         if mask is None:
             x = self.embed(ids) + self.places.weight[:length]
@@ -265,11 +347,3 @@ class Decoder(LanguageModel):
             square = (mask[:, None, None, :] & square) | square.triu()
         bias = torch.zeros(square.shape, dtype=x.dtype, device=ids.device)
         return x, bias.masked_fill(~square, -torch.inf)
-
-    def _read(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        x, bias = self._begin(ids, mask)
-        read = []
-        for block in self.blocks:
-            x, kv = block(x, bias)
-            read.append(kv)
-        return self.norm(x), read

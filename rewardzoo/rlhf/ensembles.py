@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from .decoder import Decoder
 from .reward_models import RewardModel
+from .scoring import decoder_scores
 from .sequences import Sequences
 
 
@@ -68,15 +70,22 @@ class Ensemble(nn.Module):
 
     def scores(self, batch: Sequences) -> Tensor:
         """Standardised scores of every member, (k, B)."""
-        # One member's states fit into a core's cache and five members' do not.
-        return self.in_turn(batch) if batch.ids.device.type == "cpu" else self.mapped(batch)
+        if batch.ids.device.type != "cpu":
+            return self.mapped(batch)
+        backbone = self._template[0].backbone
+        if isinstance(backbone, Decoder):
+            return decoder_scores(backbone, self._stacked, batch)
+        return self.in_turn(batch)
 
     def mapped(self, batch: Sequences) -> Tensor:
         """The scores from one pass over all members at once, which suits a GPU."""
         return torch.vmap(lambda state: self._score(state, batch))(self._stacked)
 
     def in_turn(self, batch: Sequences) -> Tensor:
-        """The same scores, one member after the other: 1.6 times as fast on a CPU."""
+        """The same scores, one member after the other, which suits a CPU.
+
+        One member's states fit into a core's cache and those of five do not.
+        """
         stacked = self._stacked
         members = range(len(stacked[self._names[0]]))
         states = ({name: tensor[i] for name, tensor in stacked.items()} for i in members)

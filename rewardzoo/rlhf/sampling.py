@@ -61,8 +61,7 @@ def sample(
     training = model.training
     model.eval()
     ids = torch.cat([prompts, prompts.new_full((b, new_tokens), model.eos)], 1)
-    mask = torch.zeros(b, new_tokens, dtype=torch.bool, device=ids.device)
-    running = torch.ones(b, dtype=torch.bool, device=ids.device)
+    ended = torch.zeros(b, dtype=torch.bool, device=ids.device)
     noise = None
     if generator is not None:
         noise = gumbel_noise((new_tokens, b, model.vocab_size), generator)
@@ -77,15 +76,16 @@ def sample(
             hidden = model.hidden(ids[:, : p + t], seen)[:, -1]
         logits = model.head(hidden)
         scores = logits if noise is None else logits / temperature + noise[t]
-        token = torch.where(running, scores.argmax(-1), model.eos)
+        token = scores.argmax(-1).masked_fill_(ended, model.eos)
         ids[:, p + t] = token
-        mask[:, t] = running
-        running = running & (token != model.eos)
+        ended |= token == model.eos
         # Only a CPU can be asked for free whether all have ended.
-        if ids.device.type == "cpu" and not bool(running.any()):
+        if ids.device.type == "cpu" and bool(ended.all()):
             used = t + 1
             break
         if cached and t + 1 < new_tokens:
             hidden = model.advance(token, cache)
+    ends = ids[:, p : p + used] == model.eos
+    mask = (ends.cumsum(1) - ends.to(torch.int64)) == 0
     model.train(training)
-    return Sequences(ids[:, : p + used], mask[:, :used], prompt_mask)
+    return Sequences(ids[:, : p + used], mask, prompt_mask)

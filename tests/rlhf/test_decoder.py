@@ -190,6 +190,28 @@ def test_lora_starts_at_the_reference_and_can_be_taken_away():
     assert not torch.allclose(sequence_logps(model, batch), before)
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("padded", [False, True])
+def test_states_from_the_cache_are_those_of_reading_the_whole_sequence(layers, padded):
+    """One prompt is empty: it begins with what it would be if its padding were a token."""
+    config = DecoderConfig(vocab_size=16, max_length=24, width=16, layers=layers)
+    model = Decoder(config, seed=0).eval()
+    ids = torch.randint(2, 16, (6, 9), generator=torch.Generator().manual_seed(1))
+    mask = None
+    if padded:
+        mask = torch.ones(6, 9, dtype=torch.bool)
+        for row, pads in enumerate((5, 3, 0, 1, 4, 2)):
+            mask[row, :pads] = False
+    with torch.no_grad():
+        expected = model.hidden(ids, mask)
+    hidden, cache = model.start(ids[:, :5], None if mask is None else mask[:, :5], 4)
+    torch.testing.assert_close(hidden, expected[:, 4], atol=1e-5, rtol=0)
+    for t in range(5, 9):
+        torch.testing.assert_close(
+            model.advance(ids[:, t], cache), expected[:, t], atol=1e-5, rtol=0
+        )
+
+
 def test_bad_sizes_are_refused_by_name():
     with pytest.raises(ValueError, match="width=10"):
         DecoderConfig(width=10)
