@@ -134,7 +134,8 @@ class Information(SetFunction):
         """``W k(S, x)`` (N, capacity), and the posterior variance (N,) of ``x``."""
         covariance = self.kernel[element.unsqueeze(1), memory.points]
         # Columns of W beyond the length are 0: what stands for missing points has no effect.
-        column = (memory.inverse @ covariance.unsqueeze(2)).squeeze(2)
+        # From the left: a matrix times a vector has other bits in a batch than alone.
+        column = (covariance.unsqueeze(1) @ memory.inverse.mT).squeeze(1)
         variance = self._variance[element] - column.square().sum(1)
         return column, variance.clamp(min=0.0)
 

@@ -149,6 +149,24 @@ def test_rows_grow_apart_and_on_their_own_device_copy(name: str) -> None:
     assert bool(((features >= 0) & (features <= 1 + 1e-6)).all())
 
 
+@each
+def test_a_row_of_a_batch_has_the_bits_of_one_alone(name: str) -> None:
+    """Rewards are shorter, so that other bits of a gain would show in them only now and then."""
+    f = FUNCTIONS[name]
+    if isinstance(f, Information):  # large enough for a library's kernels to differ
+        f = Information(matern52(_RNG.random((60, 2)) * 8), 1e-3, 40, f.repeats)
+    steps = torch.tensor(np.random.default_rng(3).integers(f.size, size=(30, 64)))
+    memory, alone = f.empty(64), {i: f.empty(1) for i in (0, 31, 63)}
+    for element in steps:
+        asked, mapped = f.gain(memory, element), f.gains(memory)
+        memory, gain = f.add(memory, element)
+        for i in alone:
+            assert torch.equal(f.gain(alone[i], element[i : i + 1])[0], asked[i])
+            assert torch.equal(f.gains(alone[i])[0], mapped[i])
+            alone[i], own = f.add(alone[i], element[i : i + 1])
+            assert torch.equal(own[0], gain[i])
+
+
 def test_revisits_gain_nothing_but_for_noisy_measurements() -> None:
     for name, f in FUNCTIONS.items():
         _, gains = grown(f, [1, 1])
