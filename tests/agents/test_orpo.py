@@ -109,18 +109,21 @@ def test_without_a_coefficient_it_is_plain_ppo_bit_for_bit(divergence: str) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("divergence", ["kl", "action_kl"])
 def test_a_large_coefficient_brings_the_base_back(divergence: str) -> None:
-    """From a uniform start to a base that leans: the policy leans too."""
-    agent = ORPO(
-        envs(16, "objective"), leaning, divergence, 5.0, base_steps=100, num_steps=50,
-        learning_rate=5e-3, gamma=0.5,
-    )  # fmt: skip
-    agent.learn(24_000)
-    rollout = play_base(envs(16), leaning, 20, 0, torch.device("cpu"))
-    obs = {k: v.flatten(0, 1) for k, v in rollout.obs.items()}
-    none = torch.zeros(len(obs["agent"]), 0)
-    with torch.no_grad():
-        probs = agent._outputs(obs, none, none[:, 0:0].any(1))[0].softmax(1)
-    assert float(probs[:, 0].mean()) > 0.31
+    """From a uniform start to a base that leans: policies lean too, in the mean over seeds."""
+    leans = []
+    for seed in range(3):
+        agent = ORPO(
+            envs(16, "objective"), leaning, divergence, 5.0, base_steps=100, num_steps=50,
+            learning_rate=5e-3, gamma=0.5, seed=seed,
+        )  # fmt: skip
+        agent.learn(24_000)
+        rollout = play_base(envs(16), leaning, 20, 0, torch.device("cpu"))
+        obs = {k: v.flatten(0, 1) for k, v in rollout.obs.items()}
+        none = torch.zeros(len(obs["agent"]), 0)
+        with torch.no_grad():
+            probs = agent._outputs(obs, none, none[:, 0:0].any(1))[0].softmax(1)
+        leans.append(float(probs[:, 0].mean()))
+    assert sum(leans) / 3 > 0.31
 
 
 def test_imitation_starts_at_the_base() -> None:
