@@ -130,18 +130,20 @@ TASKS = {
             BAD: lambda obs: 10.0 * obs[:, 2].abs(),
         },
         episodes={"smoke": 30, "quick": 1000, "full": 1000},
+        # Of the primary reward alone the learner got .82 on tuning seeds with 300 old episodes, and
+        # .96 with the newest 60: older ones mislead it. Then .01 and .02 of the reward's rate made
+        # four of five balance, misled; .02 was as good without advice. Earlier settings were
+        # reported on seeds 100 to 109 (.53 of the optimum, misled) and 120 to 129 (.71).
         barfi={
-            "learning_rate": 1e-3,
+            "learning_rate": 2.5e-3,
             "reward_learning_rate": 0.02,
             "order": 1,
             "first": 60,
-            "buffer": 300,
+            "buffer": 60,
             "outer_episodes": 3,
         },
-        fixed={"learning_rate": 5e-3, "order": 1},
-        # With a rate of .2, which was not tuned, phi_3 ran to -54 on seeds 100 to 109. Then .005,
-        # .02 and .05 were tried on tuning seeds: misled, 2, 3 and 3 of 5 balance. Others report.
-        seeds=tuple(range(120, 140)),
+        fixed={"learning_rate": 1e-2, "order": 1},
+        seeds=tuple(range(140, 160)),
     ),
     "mountain car": Task(
         env="rewardzoo/AlignmentMountainCar-v0",
@@ -159,7 +161,10 @@ TASKS = {
             "buffer": 51,
             "outer_episodes": 3,
         },
-        fixed={"learning_rate": 5e-3},
+        # Chosen by the primary reward alone, on tuning seeds: .76 of the optimum. With 5e-3, the
+        # rate on seeds 100 to 109, competitors had learned next to nothing (.02).
+        fixed={"learning_rate": 6.25e-2},
+        seeds=tuple(range(140, 160)),
     ),
     "half cheetah": Task(
         env="rewardzoo/AlignmentHalfCheetah-v0",
