@@ -7,6 +7,9 @@ pole; the half cheetah runs for 100 steps an episode, on linear policies. Compet
 episodes ("old episodes": as BARFI's learner does). Shaping by a potential is, to these learners, a
 baseline: it should change little, for better or worse.
 
+Read the mountain car with care: BARFI's own learner, slow as it is, is not misled by the plain sum
+either ("plain sum, old episodes"), so its success there says little of the reward that it learns.
+
 A task is an experiment: ``barfi_maze``, ``barfi_cart_pole``, ``barfi_mountain_car``,
 ``barfi_half_cheetah``. Its seeds and arms are learned as one batch by the first job: run it with
 one worker.
