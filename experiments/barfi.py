@@ -251,7 +251,7 @@ def experiment(name: str) -> Experiment:
         },
         claims=claims_of(name),
         seeds=TASKS[name].seeds,
-        tuning_seeds=tuple(range(5)),
+        tuning_seeds=tuple(range(20)),
         columns={
             **CURVES,
             "old_primary": "primary reward, old episodes",
