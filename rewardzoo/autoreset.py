@@ -68,6 +68,7 @@ class StepTracker:
         self.steps: Any = self._episode_step
         self.some_began = True
         self.some_dead = False
+        self.counted = False  # whether the environment keeps the sums of episodes itself
 
     @property
     def always_valid(self) -> bool:
@@ -104,8 +105,9 @@ class StepTracker:
         if self.device is not None:
             action, terminated, truncated = take(action), take(terminated), take(truncated)
         episode: Any = info.get("episode")  # our environments have looked, and counted
-        ours = isinstance(episode, dict) and isinstance(episode.get("objective"), Tensor)
-        self.done = done = info["_episode"] if ours else terminated | truncated
+        counted = isinstance(episode, dict) and isinstance(episode.get("objective"), Tensor)
+        self.counted = counted
+        self.done = done = info["_episode"] if counted else terminated | truncated
         valid, next_obs = self._ones, obs
         if self._same_step:
             self.began = done
@@ -140,7 +142,7 @@ class StepTracker:
             info,
         )
         self.obs = obs
-        steps = episode["l"] if ours else self._episode_step + self._one
+        steps = episode["l"] if counted else self._episode_step + self._one
         self.steps = self._episode_step = steps
         if self.some_began:
             self._episode_step = zeroed(self.steps, self.began)
@@ -214,8 +216,7 @@ def final_obs(obs: Obs, info: dict[str, Any], take: Callable[[Any], Any]) -> Obs
     """
     last = info["final_obs"]
     if type(last) is np.ndarray and last.dtype.hasobject:  # first: Gymnasium's
-        rows = info["_final_obs"].nonzero()[0].tolist()
-        return _replace_rows(obs, rows, [last[i] for i in rows])
+        return _replace_rows(obs, info["_final_obs"].nonzero()[0].tolist(), last)
     if isinstance(_leaf(last), Tensor):
         return last
     mask = np.asarray(info["_final_obs"])
@@ -264,14 +265,15 @@ def _leaf(x: Any) -> Any:
     return _leaf(x[0]) if isinstance(x, tuple) else x
 
 
-def _replace_rows(obs: Obs, rows: list[int], values: list[Any]) -> Obs:
+def _replace_rows(obs: Obs, rows: list[int], last: Any) -> Obs:
+    """``obs`` with those of ``last``, by row, in the given rows."""
     if type(obs) is np.ndarray:  # first and apart: no other form is met as often
         out = obs.copy()
-        for k, i in enumerate(rows):
-            out[i] = values[k]
+        for i in rows:
+            out[i] = last[i]
         return out
-    if isinstance(obs, dict):
-        return {k: _replace_rows(v, rows, [value[k] for value in values]) for k, v in obs.items()}
-    if isinstance(obs, tuple):
-        return tuple(_replace_rows(v, rows, [u[k] for u in values]) for k, v in enumerate(obs))
-    return torch.from_numpy(_replace_rows(obs.numpy(force=True), rows, values)).to(obs.device)
+    if isinstance(obs, (dict, tuple)):
+        keys = obs if isinstance(obs, dict) else range(len(obs))
+        parts = {k: _replace_rows(obs[k], rows, {i: last[i][k] for i in rows}) for k in keys}
+        return parts if isinstance(obs, dict) else tuple(parts.values())
+    return torch.from_numpy(_replace_rows(obs.numpy(force=True), rows, last)).to(obs.device)

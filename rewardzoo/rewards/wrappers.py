@@ -192,9 +192,8 @@ class VectorRewardWrapper(gymnasium.vector.VectorWrapper):
             fn.observe(t)
         objective = tracker.objective(t)
         self._return = self._return + reward
-        inner = t.info.get("episode")
-        if isinstance(inner, dict) and isinstance(inner.get("objective"), Tensor):
-            total = inner["objective"]  # the inner environment keeps the sum
+        if tracker.counted:
+            total = t.info["episode"]["objective"]
         else:
             self._objective = total = self._objective + objective
         added: dict[str, Any] = {
