@@ -328,7 +328,7 @@ def pay(fn: RewardFunction, transition: Transition, all_valid: bool = False) -> 
     reward: Any = fn(transition)
     valid: Any = transition.valid
     kind = type(valid)
-    if type(reward) is not kind and not isinstance(reward, kind):
+    if not isinstance(reward, kind):
         raise RewardError(
             f"reward function {fn.name}: returned {type(reward).__name__}, expected "
             f"{'an array' if kind is np.ndarray else 'a tensor'} of one number a row"
