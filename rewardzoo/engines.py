@@ -8,7 +8,7 @@ engine writes what it observes straight into arrays that it is given, so that in
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import gymnasium
@@ -45,6 +45,63 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give back what the engine holds."""
+
+
+class Crew(Protocol):
+    """The engines of one process, stepped together.
+
+    Engines that can step at the same time name their crew in an attribute ``crew``: a function of
+    the engines, all attached, and the number of threads that help the caller.
+    """
+
+    def began(self, j: int) -> None:
+        """Engine ``j`` was reset."""
+
+    def start(self, actions: Sequence[Any]) -> None:
+        """Begin a step of the engines whose action is not None."""
+
+    def outcomes(
+        self, meanwhile: Callable[[], None]
+    ) -> Iterator[tuple[int, tuple[float, bool, bool]]]:
+        """Each engine that has stepped and what its ``step`` returns, whoever is ready first.
+
+        The engine may be reset before the next one is asked for. ``meanwhile`` is called when the
+        caller has nothing to do but wait.
+        """
+
+    def close(self) -> None:
+        """End the threads; the engines come after."""
+
+
+class InTurn:
+    """Engines that step one after the other: see ``Crew``."""
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self.engines = engines
+        self._actions: Sequence[Any] = ()
+
+    def began(self, j: int) -> None:
+        """See ``Crew``."""
+
+    def start(self, actions: Sequence[Any]) -> None:
+        """See ``Crew``."""
+        self._actions = actions
+
+    def outcomes(
+        self, meanwhile: Callable[[], None]
+    ) -> Iterator[tuple[int, tuple[float, bool, bool]]]:
+        """See ``Crew``."""
+        for j, action in enumerate(self._actions):
+            if action is not None:
+                yield j, self.engines[j].step(action)
+
+    def close(self) -> None:
+        """See ``Crew``."""
+
+
+def crew_of(engines: Sequence[Engine], helpers: int) -> Crew:
+    """The engines as a crew, with so many threads beside the caller's."""
+    return cast("Any", engines[0]).crew(engines, helpers) if helpers else InTurn(engines)
 
 
 def load(engine: str | Callable[..., Engine]) -> Callable[..., Engine]:

@@ -64,11 +64,12 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     Args:
         num_envs: N.
         engine: makes an ``Engine``: a callable, or ``"module:name"``.
-        num_workers: processes, at most N. Default: one for each processor core, the caller's among
-            them: it steps its share while the others step theirs, so that there is one less to wake
-            and to wait for. 0: the caller's alone. What a simulator raises in the caller's process
-            is mended as in any other, but one that crashes or hangs there takes the caller along;
-            any number keeps all worlds out of it.
+        num_workers: processes, at most N. Default: one for each processor core, or for each two
+            where the engines have a ``Crew``; the caller's is among them: it steps its share while
+            the others step theirs, so that there is one less to wake and to wait for. 0: the
+            caller's alone. What a simulator raises in the caller's process is mended as in any
+            other, but one that crashes or hangs there takes the caller along; any number keeps all
+            worlds out of it.
         device: where the tensors live.
         max_episode_steps: truncate after so many steps; None never truncates.
         autoreset_mode: one of Gymnasium's three modes, by value or by name.
@@ -115,7 +116,10 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._names = [k for k, v in self.info_fields.items() if v is float]
         self._names += [k for k, v in self.info_fields.items() if v is not float]
 
-        count = min(cores() if num_workers is None else max(1, num_workers), num_envs)
+        # Where engines of a process can step at the same time, two cores share a process.
+        threads = min(cores() if num_workers is None else max(1, num_workers), num_envs)
+        paired = num_workers is None and threads > 1 and getattr(probe, "crew", None) is not None
+        count, helpers = (threads // 2, 1) if paired else (threads, 0)
         board = Board(board_layout(probe, num_envs, count))
         probe.close()
         self._arrays = arrays = board.arrays()
@@ -128,7 +132,7 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         limit = max_episode_steps or 1 << 62
         arrays["seed"][:] = -1
         jobs = [
-            Job(make, kwargs, range(*bounds[w : w + 2]), board, same, following, limit, w)
+            Job(make, kwargs, range(*bounds[w : w + 2]), board, same, following, limit, w, helpers)
             for w in range(count)
         ]
         # The caller's share is the last one: by then the others are at work.
@@ -180,7 +184,7 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return self.step_wait()
 
     def step_async(self, actions: Any) -> None:
-        """Let the workers step; returns when the caller's own share, if it has one, has stepped."""
+        """Let the workers step; the caller's own share, if it has one, steps in ``step_wait``."""
         if self._obs is None:
             raise gymnasium.error.ResetNeeded("call envs.reset() before anything else")
         if self._waiting:
@@ -203,10 +207,11 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         if not self._waiting:
             raise RuntimeError("step_wait: no step is running; call step_async(actions)")
         self._waiting = False
-        # Whoever must wait makes room for the steps to come; who need not has some in store.
-        while not self._blanks or len(self._blanks) < _BLANKS and not self._ready():
-            self._blanks.append(self._blank_step())
-        failed = [(worker, problem) for worker in self.workers if (problem := worker.wait())]
+        if not self._blanks:
+            self._store_blank()
+        # The caller's own share first: it waits for nobody.
+        workers = reversed(self.workers)
+        failed = [(w, problem) for w in workers if (problem := w.wait(self._store_blank))]
         for worker, problem in failed:
             self._restart(worker, problem)
         if not failed and any(self._failures):
@@ -222,8 +227,10 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 info["final_info"] = self._fields(last)
         return result
 
-    def _ready(self) -> bool:
-        return all([worker.ready() for worker in self.workers])
+    def _store_blank(self) -> None:
+        """Whoever must wait makes room for the steps to come; who need not has some in store."""
+        if len(self._blanks) < _BLANKS:
+            self._blanks.append(self._blank_step())
 
     def _blank_step(self) -> tuple[Copy, Step]:
         """What the step will return, to be filled when the workers are ready."""

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .engines import Engine, leaves, tree, view
+from .engines import Crew, Engine, crew_of, leaves, tree, view
 
 Layout = Mapping[str, tuple[tuple[int, ...], Any]]
 STEP, RESET, RENDER, CLOSE = range(4)
@@ -37,6 +37,10 @@ _LOOKS = 500 if hasattr(os, "sched_yield") else 0  # at a semaphore, before fall
 # Forking takes milliseconds, and scripts need no ``if __name__ == "__main__"``. Where processes
 # cannot be forked safely they are spawned.
 _CONTEXT: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+
+
+def _nothing() -> None:
+    """What there is to do while others work, by default."""
 
 
 class WorkerError(RuntimeError):
@@ -84,6 +88,7 @@ class Job:
     next_step: bool
     limit: int
     index: int  # of the worker
+    helpers: int = 0  # threads that step engines beside the process's own
 
 
 def board_layout(engine: Engine, num_envs: int, num_workers: int) -> Layout:
@@ -166,8 +171,13 @@ class Worker:
         self._ready = self._ready or self._done.acquire(False)
         return self._ready
 
-    def wait(self) -> str:
-        """Until the worker is ready; empty, or what went wrong with it."""
+    def wait(self, meanwhile: Callable[[], None] = _nothing) -> str:
+        """Until the worker is ready; empty, or what went wrong with it.
+
+        ``meanwhile`` is called where there is nothing to do but wait.
+        """
+        if not self.ready():
+            meanwhile()
         if self._ready or _taken(self._done, _POLL):
             self._ready = False
             return ""
@@ -223,9 +233,9 @@ class InProcess:
         self._attempt(self._make)
 
     def send(self, command: Any) -> None:
-        """Do it at once; what is no command is the mode in which frames are asked for."""
+        """Do it, but for steps, which are only begun; what is no command is a mode of frames."""
         if command == STEP:
-            self._attempt(self.rows.step)
+            self._attempt(self.rows.start)
         elif command == RESET:
             self._attempt(self.rows.reset)
         elif isinstance(command, str):
@@ -235,12 +245,10 @@ class InProcess:
         """The frames."""
         return self._frames
 
-    def ready(self) -> bool:
-        """Whether ``wait`` would return at once."""
-        return True
-
-    def wait(self) -> str:
-        """What the last command raised, or nothing."""
+    def wait(self, meanwhile: Callable[[], None] = _nothing) -> str:
+        """End what was begun; what it raised, or nothing. ``meanwhile``: see ``Worker``."""
+        if not self._problem:
+            self._attempt(lambda: self.rows.finish(meanwhile))
         problem, self._problem = self._problem, ""
         return problem
 
@@ -279,7 +287,8 @@ def _serve(job: Job, go: Any, done: Any, pipe: Any, parent: int) -> None:
                     return
             command = int(rows.command[0])
             if command == STEP:
-                rows.step()
+                rows.start()
+                rows.finish()
             elif command == RESET:
                 rows.reset()
             elif command == RENDER:
@@ -324,6 +333,9 @@ class _Rows:
             row = {k: v[i, ...] for k, v in obs.items()}
             info = {k: view(v[i : i + 1]) for k, v in fields.items()}
             engine.attach(tree(engine.observation_space, row), info)
+        self.crew: Crew = crew_of(self.engines, job.helpers)
+        self._asleep: list[tuple[int, int]] = []  # engines and rows whose step is a dead one
+        self._stepping = False
         self.time = [0] * len(self.rows)
         self.total = [0.0] * len(self.rows)
         # Reading and writing single numbers is several times faster through these.
@@ -332,6 +344,7 @@ class _Rows:
         views = [view(x) for x in (*arrays["flags"], *arrays["floats"][:2])]
         self.terminated, self.truncated, self.done, self.reward, self.returned = views
         self.length = view(arrays["ints"][0])
+        self._flags = arrays["flags"]
         action = arrays["action"]
         self.action = view(action) if action.ndim == 1 else action
         self.finals = [
@@ -339,28 +352,47 @@ class _Rows:
         ]
         self.final_numbers = [(arrays[k], arrays[f"final.{k}"]) for k in ("floats", "ints")]
 
-    def step(self) -> None:
-        """One step of every row."""
-        over, time, total, action, limit = self.over, self.time, self.total, self.action, self.limit
-        for j, i in enumerate(self.rows):
-            if over[i]:  # the dead step of next-step autoreset
-                self.begin(j, i)
-                self.reward[i] = self.returned[i] = 0.0
-                self.length[i] = 0
-                self.terminated[i] = self.truncated[i] = self.done[i] = False
-                continue
-            reward, terminated, truncated = self.engines[j].step(action[i])
-            time[j] = length = time[j] + 1
-            total[j] = returned = total[j] + reward
-            truncated = truncated or length >= limit
-            self.reward[i], self.returned[i], self.length[i] = reward, returned, length
+    def start(self) -> None:
+        """Begin one step of every row."""
+        first, last = self.rows.start, self.rows.stop
+        actions: list[Any] = list(self.action[first:last])
+        self._asleep = []
+        if True in self.over[first:last]:
+            self._asleep = [(j, i) for j, i in enumerate(self.rows) if self.over[i]]
+            for j, _ in self._asleep:
+                actions[j] = None
+        self.crew.start(actions)
+        self._stepping = True
+        self._flags[:, first:last] = False
+
+    def finish(self, meanwhile: Callable[[], None] = _nothing) -> None:
+        """End the step that was begun, if there is one; ``meanwhile``: see ``Crew``."""
+        if not self._stepping:
+            return
+        self._stepping = False
+        for j, i in self._asleep:
+            self.sleep(j, i)
+        for j, outcome in self.crew.outcomes(meanwhile):
+            self.note(j, self.rows[j], *outcome)
+
+    def sleep(self, j: int, i: int) -> None:
+        """The dead step of next-step autoreset."""
+        self.begin(j, i)
+        self.reward[i] = self.returned[i] = 0.0
+        self.length[i] = 0
+
+    def note(self, j: int, i: int, reward: float, terminated: bool, truncated: bool) -> None:
+        """Write down what a row's step said; in same-step mode reset it."""
+        self.time[j] = length = self.time[j] + 1
+        self.total[j] = returned = self.total[j] + reward
+        truncated = truncated or length >= self.limit
+        self.reward[i], self.returned[i], self.length[i] = reward, returned, length
+        if terminated or truncated:
             self.terminated[i], self.truncated[i] = terminated, truncated
-            self.done[i] = done = terminated or truncated
-            if done:
-                over[i] = True
-                if self.same_step:
-                    self.keep(i)
-                    self.begin(j, i)
+            self.done[i] = self.over[i] = True
+            if self.same_step:
+                self.keep(i)
+                self.begin(j, i)
 
     def keep(self, i: int) -> None:
         """Copy what the row's last step said out of the way of the reset."""
@@ -380,9 +412,11 @@ class _Rows:
         seed = self.seed[i]
         self.seed[i] = -1
         self.engines[j].reset(None if seed < 0 else seed)
+        self.crew.began(j)
         self.time[j], self.total[j] = 0, 0.0
         self.over[i] = False
 
     def close(self) -> None:
+        self.crew.close()
         for engine in self.engines:
             engine.close()

@@ -27,18 +27,25 @@ class ExtendedGame(Game):
     def _default_actions(self) -> str:
         return "extended"
 
-    def step(self, action: Any) -> tuple[float, bool, bool]:
-        """See ``Engine``."""
-        key = self._keys[action]
-        self._press(self._reply(key) if self.internal[1] else key)
-        if key == _CAST and self.internal[3]:
+    def key(self, action: Any) -> int:
+        """See ``Game``."""
+        self._pressed = key = super().key(action)
+        return self._reply(key) if self.internal[1] else key
+
+    def judged(self) -> tuple[float, bool, bool]:
+        """See ``Game``."""
+        if self._pressed == _CAST and self.internal[3]:
             self._press(ord("a"))
-        elif key == _PAY:
+        elif self._pressed == _PAY:
             for _ in range(8):  # an item each, at most so many a step
                 if not self.internal[1]:
                     break
                 self._press(_YES)
-        outcome = self.judged()
+        return super().judged()
+
+    def watched(self) -> tuple[float, bool, bool]:
+        """See ``Game``."""
+        outcome = super().watched()
         if not outcome[1] and _CONFIDENT in self.message.tobytes():
             self._enhance()
         return outcome

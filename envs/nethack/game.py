@@ -9,6 +9,7 @@ the past is kept as plain integers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,9 +19,10 @@ from gymnasium.utils import seeding
 
 from rewardzoo.engines import Buffers, Slots
 
+from .crew import Crew, GameCrew
 from .folders import claim, sweep
 from .keys import action_keys
-from .tasks import DEATH, RUNNING, TASKS
+from .tasks import DEATH, RUNNING, TASKS, Task
 
 SCORE, DEPTH, GOLD, LEVEL_OF_HERO, TIME = 9, 12, 13, 18, 20
 _PRIVILEGED = ("internal", "program_state", "misc")
@@ -64,6 +66,7 @@ class Game:
     """
 
     render_modes = ("rgb_array", "ansi")
+    crew = GameCrew if Crew is not None else None
 
     def __init__(
         self,
@@ -144,6 +147,13 @@ class Game:
         for key, out in observation.items():
             if key.endswith("_crop"):
                 self._crops.append((self.buffers[key.removesuffix("_crop")], out))
+        self._own_question = re.compile(b"|".join(map(re.escape, self.task.questions))).search
+        # A crew answers by itself, unless nothing is answered or somebody looks at it before.
+        words = (b"",) if self._all_questions else self.task.questions
+        looks = type(self.task).before_more is not Task.before_more
+        looks = looks or type(self).judged is not Game.judged
+        silent = self._all_modes or looks
+        self.own_questions = None if silent else b"".join(word + b"\0" for word in words)
         sweep()
         self._nethack = engine = self._make_engine(keys)
         self._claim = claim(engine._vardir)
@@ -162,6 +172,21 @@ class Game:
                                 ("experience_level", LEVEL_OF_HERO), ("turns", TIME))
         ]  # fmt: skip
         self._end_status = info["end_status"]
+
+    @property
+    def library(self) -> str:
+        """Where the engine was loaded from: a copy of its own, with its own state."""
+        return str(self._nethack.dlpath)
+
+    @property
+    def addresses(self) -> tuple[Any, ...]:
+        """Where three of NLE's arrays lie, the numbers to look at, and the slots for them."""
+        blstats = self.buffers["blstats"]
+        return (
+            *(address(self.buffers[key]) for key in ("internal", "program_state", "message")),
+            tuple(address(blstats[index:]) for _, index in self._slots),
+            tuple(address(np.asarray(slot)) for slot, _ in self._slots),
+        )
 
     def reset(self, seed: int | None) -> None:
         """Begin a game; ``seed`` starts the sequence of games anew."""
@@ -186,6 +211,7 @@ class Game:
         self._frozen, self._time = 0, self.blstats[TIME]
         self._end_status[0] = RUNNING
         self._look()
+        self._cut()
         self.task.start(self)
 
     def _prepare_level(self, seed: int) -> None:
@@ -193,8 +219,12 @@ class Game:
 
     def step(self, action: Any) -> tuple[float, bool, bool]:
         """Press the action's key, answer what must be answered, and judge."""
-        self._press(self._keys[action])
+        self._press(self.key(action))
         return self.judged()
+
+    def key(self, action: Any) -> int:
+        """The key that ``step`` presses, after all that comes before it."""
+        return self._keys[action]
 
     def judged(self) -> tuple[float, bool, bool]:
         """The outcome of the keys that were pressed."""
@@ -205,11 +235,17 @@ class Game:
             self._end_status[0] = DEATH
             self._forget_crops()
             return self.task.on_death, True, False
+        self._look()
+        return self.watched()
+
+    def watched(self) -> tuple[float, bool, bool]:
+        """The outcome where the hero lives, nothing is asked and the numbers were looked at."""
         time = self.blstats[TIME]
         elapsed = time - self._time
         self._time = time
         self._frozen = 0 if elapsed else self._frozen + 1
-        self._look()
+        if self._crops:
+            self._cut()
         reward, status = self.task.judge(self)
         if self._penalised:
             reward += self._penalty(self._frozen) + elapsed * self._penalty_time
@@ -253,19 +289,19 @@ class Game:
     def _may_answer(self) -> bool:
         if self._all_questions:
             return True
-        message = self.message.tobytes()
-        return any(word in message for word in self.task.questions)
+        return self._own_question(self.message) is not None
 
     def _look(self) -> None:
         """What the living hero's numbers are; after death they are all zero."""
         blstats = self.blstats
         for slot, index in self._slots:
             slot[0] = blstats[index]
-        if self._crops:
-            x, y = blstats[0], blstats[1]
-            half = self._crop // 2
-            for whole, out in self._crops:
-                cut(whole, out, x, y, half)
+
+    def _cut(self) -> None:
+        """The windows around the hero."""
+        x, y = self.blstats[0], self.blstats[1]
+        for whole, out in self._crops:
+            cut(whole, out, x, y, self._crop // 2)
 
     def _forget_crops(self) -> None:
         for _, out in self._crops:
@@ -300,6 +336,11 @@ class Game:
         if not found:
             raise ValueError("observation_keys: expected at least one")
         return spaces.Dict(found)
+
+
+def address(array: Any) -> int:
+    """Where an array begins in memory."""
+    return int(array.__array_interface__["data"][0])
 
 
 def cut(whole: Any, out: Any, x: int, y: int, half: int) -> None:

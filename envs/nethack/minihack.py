@@ -120,10 +120,10 @@ class MiniHackGame(Game):
             self._inner.last_observation = tuple(self.buffers[key] for key in order)
             self._inner.actions = self._keys
 
-    def step(self, action: Any) -> tuple[float, bool, bool]:
-        """See ``Engine``."""
+    def key(self, action: Any) -> int:
+        """See ``Game``."""
         self.last_action = action
-        return super().step(action)
+        return super().key(action)
 
     def _prepare_level(self, seed: int) -> None:
         grid = getattr(self._inner, "minigrid_env", None)
@@ -159,11 +159,12 @@ class KeyRoomGame(MiniHackGame):
         self._closed = closed, closed + 1
         self.task.needs = (*self.task.needs, "inv_strs", "inv_letters")
 
-    def step(self, action: Any) -> tuple[float, bool, bool]:
-        """See ``Engine``."""
-        if self._keys[action] == self._apply:
+    def key(self, action: Any) -> int:
+        """See ``Game``."""
+        key = super().key(action)
+        if key == self._apply:
             self._unlock()
-        return super().step(action)
+        return key
 
     def _unlock(self) -> None:
         """Apply the key to a closed door beside the hero and walk into it until it opens."""
