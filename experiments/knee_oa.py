@@ -21,7 +21,7 @@ import torch
 from rewardzoo.agents.double_dqn import DoubleDQN
 from rewardzoo.agents.knee_policies import Predictor
 from rewardzoo.agents.ppo import PPO
-from rewardzoo.checkpoint import latest_checkpoint, save_keeping_previous
+from rewardzoo.checkpoint import resume, save_keeping_previous
 from rewardzoo.envs.knee_oa import policies
 from rewardzoo.envs.knee_oa.calibration import calibrate
 from rewardzoo.envs.knee_oa.dynamics import VISIT, KneeOA
@@ -210,11 +210,11 @@ def _train(
         "ppo": (PPO, _PPO),
     }[agent]
     checkpoint = trial.folder / f"{prices}.pt"
-    saved_last = latest_checkpoint(checkpoint)
-    if saved_last is not None:
-        learner = kind.load(saved_last, env=envs)
-    else:
-        learner = kind(envs, seed=trial.seed, **settings)
+    learner = resume(
+        checkpoint,
+        lambda path: kind.load(path, env=envs),
+        lambda: kind(envs, seed=trial.seed, **settings),
+    )
     every = max(1, steps // 25)
 
     def after_iteration(learner: Any, metrics: dict[str, float]) -> None:

@@ -29,7 +29,7 @@ import gymnasium
 import numpy as np
 
 from rewardzoo.agents.gail import GAIL
-from rewardzoo.checkpoint import latest_checkpoint, save_keeping_previous
+from rewardzoo.checkpoint import resume, save_keeping_previous
 from rewardzoo.demonstrations import load_demonstrations
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
 from rewardzoo.jobs import make_envs
@@ -124,12 +124,12 @@ def imitate(
 
     envs = make_envs(env, pays, num_envs, trial.device, num_workers=0)
     checkpoint, log = trial.folder / "checkpoint.pt", trial.folder / "points.json"
-    saved_last = latest_checkpoint(checkpoint)
-    if saved_last is not None:
-        agent = GAIL.load(saved_last, env=envs, compile=compile)
-    else:
-        learner = {**_LEARNER, **_LEARNERS.get(task, {})}
-        agent = GAIL(envs, trial.seed, compile=compile, monitor_every=every, **learner)
+    learner = {**_LEARNER, **_LEARNERS.get(task, {})}
+    agent = resume(
+        checkpoint,
+        lambda path: GAIL.load(path, env=envs, compile=compile),
+        lambda: GAIL(envs, trial.seed, compile=compile, monitor_every=every, **learner),
+    )
     points = json.loads(log.read_text()) if log.is_file() else []
     window: list[dict[str, float]] = []
 

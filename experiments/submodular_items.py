@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium
 
 from rewardzoo.agents.ppo import PPO
-from rewardzoo.checkpoint import latest_checkpoint, save_keeping_previous
+from rewardzoo.checkpoint import resume, save_keeping_previous
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
 from rewardzoo.rewards import SubmodularReward, VectorRewardWrapper
 
@@ -57,11 +57,11 @@ def train_ppo(trial: Any, task: Task) -> dict[str, float]:
     envs = make(trial.budget.num_envs)
     first = float(envs.reset(seed=trial.seed)[1]["F"].mean())
     checkpoint = trial.folder / "ppo.pt"
-    saved_last = latest_checkpoint(checkpoint)
-    if saved_last is not None:
-        agent = PPO.load(saved_last, env=envs)
-    else:
-        agent = PPO(envs, seed=trial.seed, **_PPO)
+    agent = resume(
+        checkpoint,
+        lambda path: PPO.load(path, env=envs),
+        lambda: PPO(envs, seed=trial.seed, **_PPO),
+    )
 
     def after(agent: PPO, metrics: dict[str, float]) -> None:
         if agent.iteration % 10 == 0:

@@ -14,11 +14,13 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from .results import write_atomic
+
+T = TypeVar("T")
 
 FORMAT = "rewardzoo-checkpoint-2"
 
@@ -96,6 +98,12 @@ def save_keeping_previous(save: Callable[[Path], None], path: str | Path) -> Non
     if path.is_file():
         os.replace(path, _previous(path))
     os.replace(fresh, path)
+
+
+def resume(checkpoint: str | Path, load: Callable[[Path], T], make: Callable[[], T]) -> T:
+    """``load`` of the latest checkpoint (see there), or what ``make`` makes where there is none."""
+    found = latest_checkpoint(checkpoint)
+    return make() if found is None else load(found)
 
 
 def latest_checkpoint(path: str | Path) -> Path | None:

@@ -144,7 +144,12 @@ def train(
     envs = make_envs(env, reward, num_envs, device)
     checkpoint = folder / "checkpoint.pt"
     if resume:
-        learner = kind.load(latest_checkpoint(checkpoint) or checkpoint, env=envs)
+        found = latest_checkpoint(checkpoint)
+        if found is None:
+            raise ValueError(
+                f"--resume: no whole checkpoint in {folder}; leave it out to train from the start"
+            )
+        learner = kind.load(found, env=envs)
     else:
         learner = kind(envs, seed=seed, **parse_settings(setting))
     for each in (folder, save):

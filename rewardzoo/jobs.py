@@ -29,7 +29,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from .checkpoint import latest_checkpoint, remove_previous, save_keeping_previous
+from .checkpoint import remove_previous, resume, save_keeping_previous
 from .experiment import Arm, Budget, Experiment, ExperimentError, Measure, RewardSpec
 from .registration import AGENTS, EXPERIMENTS, check_env_id
 from .results import ArmResult, Results, write_atomic
@@ -228,13 +228,12 @@ def _train(
     kind = AGENTS[arm.agent]
     checkpoint, log = job.folder / "checkpoint.pt", job.folder / "metrics.jsonl"
     training = envs(job.budget.num_envs, arm.reward)
-    saved_last = latest_checkpoint(checkpoint)
-    if saved_last is not None:
-        agent = kind.load(saved_last, env=training)
-        lines = [x for x in _read_lines(log) if x["time/total_timesteps"] <= agent.num_timesteps]
-    else:
-        agent = kind(training, seed=job.seed, **arm.agent_kwargs)
-        lines = []
+    agent = resume(
+        checkpoint,
+        lambda path: kind.load(path, env=training),
+        lambda: kind(training, seed=job.seed, **arm.agent_kwargs),
+    )
+    lines = [x for x in _read_lines(log) if x["time/total_timesteps"] <= agent.num_timesteps]
     write_atomic(log, "".join(json.dumps(x) + "\n" for x in lines))
     saved = time.monotonic()
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rewardzoo.agents.submodular_solvers import greedy_path, greedy_value, random_value
 from rewardzoo.agents.subpo import SubPO
-from rewardzoo.checkpoint import latest_checkpoint, save_keeping_previous
+from rewardzoo.checkpoint import resume, save_keeping_previous
 from rewardzoo.experiment import Claim, Measure
 from rewardzoo.random import Rng
 from rewardzoo.report import colour
@@ -125,11 +125,11 @@ def train(
     first = float(envs.reset(seed=trial.seed)[1]["F"].mean())
     wrapped = VectorRewardWrapper(envs, make_reward(reward))
     checkpoint = trial.folder / f"{task.name}.pt"
-    saved_last = latest_checkpoint(checkpoint)
-    if saved_last is not None:
-        agent = SubPO.load(saved_last, env=wrapped)
-    else:
-        agent = SubPO(wrapped, seed=trial.seed, **task.agent_kwargs)
+    agent = resume(
+        checkpoint,
+        lambda path: SubPO.load(path, env=wrapped),
+        lambda: SubPO(wrapped, seed=trial.seed, **task.agent_kwargs),
+    )
     saved = time.monotonic()
 
     def after(agent: SubPO, metrics: dict[str, float]) -> None:
