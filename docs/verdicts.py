@@ -3,6 +3,10 @@
 ``python docs/verdicts.py runs`` stores the results of every experiment below ``runs`` that was run
 at the budget ``quick``, without their curves. The page of experiments shows them, and the README's
 table counts them (a test compares).
+
+``python docs/verdicts.py --compare runs`` says which stored numbers those runs repeat, to the bit.
+One seed is enough to notice that an experiment would find something else today:
+``rewardzoo run NAME --seeds 1 --out runs``.
 """
 
 from __future__ import annotations
@@ -83,6 +87,42 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
 
 
+def numbers(results: Results) -> dict[tuple[str, int, str], float]:
+    """What every seed of every arm ended with."""
+    return {
+        (arm.label, seed, name): values[k]
+        for arm in results.arms
+        for name, values in arm.final.items()
+        for k, seed in enumerate(arm.seeds)
+    }
+
+
+def compare(runs: Path) -> list[str]:
+    """A line for each experiment below a folder of runs: what of it is stored, and what differs.
+
+    Only seeds and arms that both have are compared; numbers must be equal to the bit.
+    """
+    lines = []
+    for path in sorted(runs.glob("*/quick/results.json")):
+        now, _ = read_json(path)
+        if not (STORED / f"{now.name}.json").is_file():
+            lines.append(f"{now.name}: not stored")
+            continue
+        then, _ = read_json(STORED / f"{now.name}.json")
+        stored, found = numbers(then), numbers(now)
+        both = stored.keys() & found.keys()
+        differ = sorted(key for key in both if str(stored[key]) != str(found[key]))
+        lines.append(
+            f"{now.name}: {len(both) - len(differ)} of {len(both)} numbers repeat"
+            + "".join(f"\n  {key}: {stored[key]}, now {found[key]}" for key in differ)
+        )
+    return lines
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--compare"]:
+        for folder in sys.argv[2:]:
+            print("\n".join(compare(Path(folder))))
+        sys.exit()
     for folder in sys.argv[1:]:
         print(", ".join(store(Path(folder))))

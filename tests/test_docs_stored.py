@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -161,3 +162,26 @@ def test_experiments_that_are_made_together_are_described_by_their_module(
 ) -> None:
     module = docs("generate").module_of(EXPERIMENTS[f"barfi_{task}"])
     assert module.__name__ == "rewardzoo.experiments.barfi"
+
+
+def test_stored_numbers_are_compared_with_those_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, docs: Any
+) -> None:
+    verdicts = docs("verdicts")
+    quick = tmp_path / "starc_regret" / "quick"
+    quick.mkdir(parents=True)
+    text = (verdicts.STORED / "starc_regret.json").read_text()
+    (quick / "results.json").write_text(text)
+    (line,) = verdicts.compare(tmp_path)
+    count = len(verdicts.numbers(verdicts.read_json(quick / "results.json")[0]))
+    assert line == f"starc_regret: {count} of {count} numbers repeat" and count > 10
+    content = json.loads(text)
+    arm = content["arms"][0]
+    name, seed = next(iter(arm["final"])), arm["seeds"][0]
+    arm["final"][name][0] = np.nextafter(arm["final"][name][0], np.inf)
+    (quick / "results.json").write_text(json.dumps(content))
+    first, second = verdicts.compare(tmp_path)[0].split("\n")
+    assert first == f"starc_regret: {count - 1} of {count} numbers repeat"
+    assert second.startswith(f"  ('{arm['label']}', {seed}, '{name}')")
+    monkeypatch.setattr(verdicts, "STORED", tmp_path / "empty")
+    assert verdicts.compare(tmp_path) == ["starc_regret: not stored"]
