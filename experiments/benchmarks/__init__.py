@@ -1,13 +1,23 @@
 """Speed, as ratios to peers measured in the same run: ``rewardzoo bench``.
 
-Nothing here is imported by the rest of the project, and importing it imports no peer.
+Nothing here is imported by the rest of the project, and importing it imports no peer. Each
+benchmark has a process to itself: what one leaves behind would slow the next one's small steps.
 """
 
 from __future__ import annotations
 
+import importlib
+import multiprocessing
 import pkgutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from .timing import Row
+
+T = TypeVar("T")
 
 _SHARED = ("contenders", "timing", "__main__")
 BENCHMARKS = tuple(
@@ -35,8 +45,6 @@ def main(only: str | None = None, out: str | Path | None = None, console: Any = 
     Raises:
         ValueError: for an unknown benchmark, or a file that cannot be written.
     """
-    import importlib
-
     from rich.console import Console
 
     from rewardzoo.registration import UnknownNameError, unknown
@@ -52,9 +60,8 @@ def main(only: str | None = None, out: str | Path | None = None, console: Any = 
     rows = []
     for name in [only] if only else [x for x in BENCHMARKS if x not in BY_NAME_ALONE]:
         console.print(f"{name} ...", highlight=False)
-        module = importlib.import_module(f"{__name__}.{name}")
         try:
-            rows += module.run(lambda line: console.print(f"  {line}", highlight=False))
+            rows += rows_of(name) if only else apart(rows_of, name)
         except Exception as error:  # whatever one raises, the others are worth having
             if only:
                 raise
@@ -63,3 +70,17 @@ def main(only: str | None = None, out: str | Path | None = None, console: Any = 
             write_json(Path(out), rows, measured)
     console.print(table(rows))
     return all(row.met is not False for row in rows)
+
+
+def rows_of(name: str) -> list[Row]:
+    """What a benchmark finds."""
+    found: list[Row] = importlib.import_module(f"{__name__}.{name}").run(
+        lambda line: print(f"  {line}", flush=True)
+    )
+    return found
+
+
+def apart(function: Callable[..., T], *arguments: Any) -> T:
+    """What a function returns in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()

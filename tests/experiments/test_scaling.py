@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,7 @@ def test_one_that_fails_does_not_cost_the_others(
         raise RuntimeError("no such peer")
 
     monkeypatch.setattr(benchmarks, "BENCHMARKS", ("scaling_batch", "scaling_envs"))
+    monkeypatch.setattr(benchmarks, "apart", lambda function, name: function(name))
     monkeypatch.setattr(scaling_batch, "run", fail)
     monkeypatch.setattr(scaling_envs, "run", lambda say: [Row("a", {}, "", [1.0], bar=2.0)])
     assert not benchmarks.main(out=tmp_path / "here.json")
@@ -184,3 +186,22 @@ def test_one_that_fails_does_not_cost_the_others(
     assert other["name"] == "a" and other["met"] is False
     with pytest.raises(RuntimeError, match="no such peer"):
         benchmarks.main("scaling_batch")
+
+
+def test_each_has_a_process_to_itself_whose_end_costs_that_one_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert benchmarks.apart(os.getpid) != os.getpid()
+    asked: list[Any] = []
+
+    def apart(function: Any, name: str) -> Any:
+        asked.append((function, name))
+        return benchmarks_apart(os._exit, 3) if name == "rlhf" else []
+
+    benchmarks_apart = benchmarks.apart
+    monkeypatch.setattr(benchmarks, "BENCHMARKS", ("rlhf", "scaling_envs"))
+    monkeypatch.setattr(benchmarks, "apart", apart)
+    benchmarks.main(out=tmp_path / "here.json")
+    assert asked == [(benchmarks.rows_of, "rlhf"), (benchmarks.rows_of, "scaling_envs")]
+    (row,) = json.loads((tmp_path / "here.json").read_text())["rows"]
+    assert row["name"] == "rlhf" and "terminated abruptly" in row["note"]
