@@ -39,7 +39,7 @@ from .workers import (
 
 Step = tuple[Any, Tensor, Tensor, Tensor, dict[str, Any]]
 
-_BLANKS = 4  # rooms for the results of steps to come, at most
+_BLANKS = 16  # rooms for the results of steps to come, at most
 _GIVE_UP = 3  # failures of a worker without a completed step between them
 
 

@@ -31,6 +31,10 @@ enum { MESSAGE = 256, SLOTS = 16 };
  * steps of a rollout. Whoever sleeps longer finds its caches cold. */
 #define LOOKS 500
 
+/* Most steps of a game take 5 microseconds, few take 50: whoever has waited so many nanoseconds for
+ * one will probably wait longer, and has time for something else. */
+#define PATIENCE 6000
+
 /* What libnethack.so exports, and the head of the observation that it shares with NLE. */
 typedef void *(*step_t)(void *context, void *observation);
 typedef struct {
@@ -315,7 +319,6 @@ static PyObject *taken(Crew *crew, int i)
 static PyObject *Crew_take(PyObject *self, PyObject *meanwhile)
 {
     Crew *crew = (Crew *) self;
-    int idle = 0;
     while (crew->left) {
         for (int i = crew->count; i--;)
             if (atomic_load(&crew->games[i].state) == PLAYED)
@@ -327,26 +330,23 @@ static PyObject *Crew_take(PyObject *self, PyObject *meanwhile)
                 Py_END_ALLOW_THREADS;
                 return taken(crew, i);
             }
-        if (!idle) {
-            idle = 1;
-            PyObject *nothing = PyObject_CallNoArgs(meanwhile);
+        long long start = now(), waited = 0;
+        int played = 0;
+        Py_BEGIN_ALLOW_THREADS;
+        while (!played && waited < PATIENCE) {
+            sched_yield();
+            for (int i = crew->count; i--;)
+                played |= atomic_load(&crew->games[i].state) == PLAYED;
+            waited = now() - start;
+        }
+        Py_END_ALLOW_THREADS;
+        crew->waited += waited;
+        if (!played) {
+            PyObject *nothing = PyErr_CheckSignals() ? NULL : PyObject_CallNoArgs(meanwhile);
             if (!nothing)
                 return NULL;
             Py_DECREF(nothing);
-            continue;
         }
-        Py_BEGIN_ALLOW_THREADS;
-        long long start = now();
-        int played = 0;
-        for (int look = 0; look < 1000 && !played; look++) {
-            for (int i = crew->count; i--;)
-                played |= atomic_load(&crew->games[i].state) == PLAYED;
-            sched_yield();
-        }
-        crew->waited += now() - start;
-        Py_END_ALLOW_THREADS;
-        if (PyErr_CheckSignals())
-            return NULL;
     }
     return PyLong_FromLong(-1);
 }
@@ -377,7 +377,7 @@ static PyMethodDef methods[] = {
     { "start", Crew_start, METH_O, "start(keys): press a key in each game; None: in this not." },
     { "take", Crew_take, METH_O,
       "take(meanwhile): a game that has played, plus the count if it is not plain; -1 after the last. "
-      "Where there is nothing to do but wait, meanwhile() is called before." },
+      "Where that takes long, meanwhile() is called again and again." },
     { "spent", Crew_spent, METH_NOARGS, "spent(): seconds so far of helpers in games, of the caller in games, and of its waiting." },
     { "stop", Crew_stop, METH_NOARGS, "stop(): end the threads." },
     { NULL, NULL, 0, NULL },
