@@ -34,7 +34,7 @@ def run(say: Callable[[str], None]) -> list[Row]:
         return [missing("NetHack steps", 'pip install "rewardzoo[nethack]"')]
     with one_thread():
         say(f"{GAMES} games, {cores()} cores")
-        return [*_against_gymnasium(), *_shares()]
+        return [*_against_gymnasium(), *_larger(), *_shares()]
 
 
 def _against_gymnasium() -> list[Row]:
@@ -80,9 +80,26 @@ def _against_gymnasium() -> list[Row]:
     return rows
 
 
+def _larger() -> list[Row]:
+    """The same of more games, which share what a step costs once."""
+    rows = []
+    for games in (2 * GAMES, 4 * GAMES):
+        envs = gymnasium.make_vec(ID, num_envs=games)
+        ours, peer, used = batch(envs, tensors=True), lean_loop(games), min(cores(), games)
+        contenders = {"rewardzoo, a core": lambda f=ours, n=used: f() / n, "lean loop": peer}
+        readings = interleave(contenders)
+        envs.close()
+        name = (
+            f"NetHack steps/s, {games} games, one batch a core ({used}) vs one process, lean loop"
+        )
+        rows.append(ratio(name, readings, "steps/s", *contenders))
+    return rows
+
+
 def batch(envs: Any, tensors: bool = False) -> Callable[[], float]:
     """A reading: game steps a second of a vector environment."""
-    table = np.random.default_rng(0).integers(0, 23, (STEPS, GAMES))
+    steps, games = STEPS * GAMES // envs.num_envs, envs.num_envs
+    table = np.random.default_rng(0).integers(0, 23, (steps, games))
     actions = list(torch.from_numpy(table)) if tensors else list(table)
     envs.reset(seed=0)
 
@@ -90,7 +107,7 @@ def batch(envs: Any, tensors: bool = False) -> Callable[[], float]:
         start = time.perf_counter()
         for action in actions:
             envs.step(action)
-        return STEPS * GAMES / (time.perf_counter() - start)
+        return steps * games / (time.perf_counter() - start)
 
     return read
 
@@ -101,15 +118,17 @@ def lean_loop(count: int) -> Callable[[], float]:
     for i, game in enumerate(games):
         own_buffers(game)
         game.reset(i)
-    actions = np.random.default_rng(0).integers(0, 23, (STEPS, GAMES))[:, :count].tolist()
+    steps = STEPS * GAMES // max(count, GAMES)
+    actions = np.random.default_rng(0).integers(0, 23, (steps, max(count, GAMES)))
+    rows = actions[:, :count].tolist()
 
     def read() -> float:
         start = time.perf_counter()
-        for row in actions:
+        for row in rows:
             for game, action in zip(games, row, strict=True):
                 if game.step(action)[1]:
                     game.reset(None)
-        return len(actions) * count / (time.perf_counter() - start)
+        return len(rows) * count / (time.perf_counter() - start)
 
     return read
 
@@ -136,7 +155,7 @@ def _shares() -> list[Row]:
             spent,
             "s",
             [e / (e + p + w) for e, p, w in zip(*spent.values(), strict=True)],
-            note="Python holds one core, in which the other one has all games played after a while "
-            "and waits",
+            note="while one core makes the step's tensors, most of what is Python's, the other one "
+            "has played its games and waits",
         )
     ]
