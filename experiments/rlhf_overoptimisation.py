@@ -3,6 +3,11 @@
 Gao, Schulman and Hilton (2023). The gold laboratory at its full width: a policy and a proxy of two
 layers and width 64, 1,000 pairs, a quarter of them mislabelled. Ensembles are compared on a smaller
 model in ``rlhf_overoptimisation_ensembles``.
+
+Not in every world: gold is overdone by answers as long as they may be, in which one good token is
+repeated. Of the tuning seeds 0, 1, 4, 5 and 6, each with 320 updates at half this rate and at this
+rate, three fall so (by .8 to 6.6); in seed 4 the policy learns to say nothing, 2.5 nats from the
+base, and stays there, and in seed 5 it ends at eight tokens, gold at its peak at 39 nats.
 """
 
 from __future__ import annotations
@@ -44,7 +49,13 @@ EXPERIMENT = Experiment(
     claims=overoptimises(FREE, HELD),
     seeds=SEEDS,
     tuning_seeds=TUNING_SEEDS,
-    columns={"peak": "peak gold", "end": "final gold", "end_kl": "final KL", "proxy_end": "proxy"},
+    columns={
+        "peak": "peak gold",
+        "end": "final gold",
+        "end_kl": "final KL",
+        "proxy_end": "proxy",
+        "length": "tokens",
+    },
     figures=[
         Figure(
             "Gold and proxy",
