@@ -5,7 +5,7 @@ layers and width 64, 1,000 pairs, a quarter of them mislabelled. Ensembles are c
 model in ``rlhf_overoptimisation_ensembles``.
 
 Not in every world: gold is overdone by answers as long as they may be, in which one good token is
-repeated. Of the tuning seeds 0, 1, 4, 5 and 6, each with 320 updates at half this rate and at this
+repeated. Of the tuning seeds 0, 1, 4, 5 and 6, each with 320 updates at this rate and at twice this
 rate, three fall so (by .8 to 6.6); in seed 4 the policy learns to say nothing, 2.5 nats from the
 base, and stays there, and in seed 5 it ends at eight tokens, gold at its peak at 39 nats.
 """
@@ -20,11 +20,11 @@ from rewardzoo.experiment import Budget, Experiment, Figure, Measure
 from .common.rlhf import TUNING_SEEDS, draw_kl, laboratory, optimise, overoptimises
 
 FREE, HELD = "no penalty", "KL .05"
-# On the tuning seeds this rate went 25 to 50 nats from the base policy in 100 updates.
-LEARNING_RATE = 8e-4
-# Of seeds 100 to 104, two had not come that far after 100 updates, their gold still at its peak. So
-# all make the 160 of the laboratory's prototype, and seeds that nobody has looked at report.
-SEEDS = tuple(range(120, 140))
+# On tuning seeds 0, 4 and 5, half of 8e-4 for 320 updates: what the penalty holds ends at .82 to 1.0
+# of its peak (at 8e-4: .78 to 1.0), and without it as many fall. At 2e-4 few get far in 160 updates.
+LEARNING_RATE = 4e-4
+# Seeds 100 to 104 and 120 to 124 were looked at with other settings; nobody has seen these.
+SEEDS = tuple(range(125, 145))
 
 
 def reinforce(trial: Any, kl: float = 0.0) -> dict[str, float]:
@@ -43,8 +43,8 @@ EXPERIMENT = Experiment(
     ],
     budgets={
         "smoke": Budget(total_timesteps=4, num_envs=0, eval_episodes=64, seeds=2),
-        "quick": Budget(total_timesteps=160, num_envs=0, eval_episodes=256, seeds=5),
-        "full": Budget(total_timesteps=160, num_envs=0, eval_episodes=2_048, seeds=20),
+        "quick": Budget(total_timesteps=320, num_envs=0, eval_episodes=1_024, seeds=5),
+        "full": Budget(total_timesteps=320, num_envs=0, eval_episodes=2_048, seeds=20),
     },
     claims=overoptimises(FREE, HELD),
     seeds=SEEDS,
