@@ -20,8 +20,8 @@ from rewardzoo.experiment import Budget, Experiment, Figure, Measure
 from .common.rlhf import TUNING_SEEDS, draw_kl, laboratory, optimise, overoptimises
 
 FREE, HELD = "no penalty", "KL .05"
-# On tuning seeds 0, 4 and 5, after 320 updates: what the penalty holds ends at .82 to 1.0 of its peak
-# (at 8e-4: .78 to 1.0), and without it as many fall. At 2e-4 few get far in 160 updates.
+# On tuning seeds 0, 4 and 5, after 320 updates, what the penalty holds ends at .82 to 1.0 of its
+# peak (at 8e-4: .78 to 1.0), and without it as many fall. At 2e-4 few get far in 160 updates.
 LEARNING_RATE = 4e-4
 # Seeds 100 to 104 and 120 to 124 were looked at with other settings; nobody has seen these.
 SEEDS = tuple(range(125, 145))
