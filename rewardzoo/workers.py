@@ -1,8 +1,8 @@
 """Worker processes: each owns several engines, which write into memory that all processes share.
 
 One step costs one handshake: a semaphore wakes the worker (on Linux a futex: no system call where
-nobody has to be woken), it steps its engines one after the other, and a semaphore wakes the
-caller. Nothing is sent: actions, observations and rewards lie in shared memory. A pipe carries
+nobody has to be woken), it steps its engines, one after the other or as a crew (``engines.Crew``),
+and a semaphore wakes the caller. Nothing is sent: actions, observations and rewards lie in shared memory. A pipe carries
 only what is rare: pictures and the text of exceptions.
 
 One process an environment, the usual way, wakes as many processes a step as there are

@@ -130,7 +130,7 @@ class NetHackEnv(gymnasium.Env[Any, Any]):
 
 
 class NetHackVectorEnv(SimulatorVectorEnv):
-    """Many games of NetHack in a few processes; see ``NetHackEnv`` and ``SimulatorVectorEnv``.
+    """Many games of NetHack, two threads a process; see ``NetHackEnv`` and ``SimulatorVectorEnv``.
 
     Args:
         num_envs: N.
