@@ -2,8 +2,8 @@
 
 One step costs one handshake: a semaphore wakes the worker (on Linux a futex: no system call where
 nobody has to be woken), it steps its engines, one after the other or as a crew (``engines.Crew``),
-and a semaphore wakes the caller. Nothing is sent: actions, observations and rewards lie in shared memory. A pipe carries
-only what is rare: pictures and the text of exceptions.
+and a semaphore wakes the caller. Nothing is sent: actions, observations and rewards lie in shared
+memory. A pipe carries only what is rare: pictures and the text of exceptions.
 
 One process an environment, the usual way, wakes as many processes a step as there are
 environments; here there are as many as processor cores, and the caller's may be one of them.

@@ -130,7 +130,9 @@ class NetHackEnv(gymnasium.Env[Any, Any]):
 
 
 class NetHackVectorEnv(SimulatorVectorEnv):
-    """Many games of NetHack, two threads a process; see ``NetHackEnv`` and ``SimulatorVectorEnv``.
+    """Many games of NetHack in few processes; see ``NetHackEnv`` and ``SimulatorVectorEnv``.
+
+    Two threads of a process step its games, where a C compiler was there at installation.
 
     Args:
         num_envs: N.
