@@ -432,10 +432,15 @@ def doctor(
 
     from . import __version__
 
+    crew = importlib.import_module("rewardzoo.envs.nethack.crew")
+
+    compiled = (
+        "two threads a process" if crew.Crew else "one thread a process: no C compiler was there"
+    )
     for heading in ("extra", "installed", "adds"):
         table.add_column(heading)
     extras = {
-        "nethack": ("nle", "NetHack and MiniHack"),
+        "nethack": ("nle", f"NetHack and MiniHack, {compiled}"),
         "mujoco": ("mujoco", "contact physics"),
         "traffic": ("libsumo", "road traffic"),
         "pettingzoo": ("pettingzoo", "games of several agents"),
