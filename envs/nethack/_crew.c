@@ -62,7 +62,7 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    int count, helpers, started;
+    int count, started; /* games, and threads */
     int left; /* games of this step that `take` has not returned */
     game_t *games;
     pthread_t *threads;
