@@ -105,9 +105,13 @@ class HackingMonitor:
 
     def look(self, agent: Any) -> dict[str, float]:
         """Play the current policy and compare; see the class for the numbers."""
-        acts, sees, paid = self._play(
-            lambda obs: to_torch(agent.predict(to_numpy(obs))[0]), self.steps
-        )
+        device = torch.device(getattr(agent, "device", None) or "cpu")
+        # What agents draw when they are asked is nobody's seed but this, and moves nothing else.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(first_row(self.seed) + agent.num_timesteps)
+            acts, sees, paid = self._play(
+                lambda obs: to_torch(agent.predict(to_numpy(obs))[0]), self.steps
+            )
         explained = _predict(sees, self._weights)
         gain = (paid - self._mean) / self._sigma
         known = (explained - self._usual) / self._sigma

@@ -61,3 +61,18 @@ def test_watches_any_agent_and_changes_nothing(name: str) -> None:
     assert any("hacking/alarm" in metrics for metrics in told)
     for one, other in zip(*ends, strict=True):
         assert torch.equal(one, other)
+
+
+def test_what_it_sees_depends_on_its_seed_and_on_nothing_drawn_before() -> None:
+    agent = AGENTS["ppo"](envs(4), seed=0, **AGENT_KWARGS["ppo"])
+
+    def look(before: int, seed: int = 7) -> dict[str, float]:
+        torch.manual_seed(before)
+        monitor = HackingMonitor(envs(8), uniform, every=64, steps=20, seed=seed)
+        found = monitor.look(agent)
+        drawn = torch.rand(3)
+        torch.manual_seed(before)
+        assert torch.equal(drawn, torch.rand(3))
+        return found
+
+    assert look(1) == look(2) != look(1, seed=8)
