@@ -438,7 +438,7 @@ def doctor(
         "two threads a process" if crew.Crew else "one thread a process: no C compiler was there"
     )
     for heading in ("extra", "installed", "adds"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading == "installed")  # a command is copied whole
     extras = {
         "nethack": ("nle", f"NetHack and MiniHack, {compiled}"),
         "mujoco": ("mujoco", "contact physics"),
@@ -451,7 +451,8 @@ def doctor(
     }
     for name, (module, adds) in extras.items():
         found = importlib.util.find_spec(module) is not None
-        table.add_row(name, "yes" if found else f'pip install "rewardzoo[{name}]"', adds)
+        # Without the backslash, rich takes the name in brackets for a style.
+        table.add_row(name, "yes" if found else f'pip install "rewardzoo\\[{name}]"', adds)
     console.print(
         f"rewardzoo {__version__}, python {sys.version.split()[0]}, torch {torch.__version__}, "
         f"gymnasium {gymnasium.__version__}, {os.cpu_count()} cores, "

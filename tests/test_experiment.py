@@ -253,6 +253,15 @@ def test_help_and_lists() -> None:
     assert "rewardzoo/SepsisICU-v0" in rewardzoo("list", "envs").stdout
 
 
+def test_doctor_says_how_to_install_what_is_missing(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    said = cli("doctor").out
+    for extra in ("nethack", "mujoco", "traffic", "pettingzoo", "llm", "rlhf", "ray", "sb3"):
+        assert f'pip install "rewardzoo[{extra}]"' in said
+
+
 def test_train_resume_report_and_play(tmp_path: Path) -> None:
     args = ["train", "--env", "rewardzoo/CartPole-v0", "--out", tmp_path / "t", "--num-envs", 8]
     args += ["--set", "num_steps=16"]
