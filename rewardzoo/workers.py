@@ -253,7 +253,9 @@ class InProcess:
         return problem
 
     def kill(self) -> None:
-        """Leave the engines as they are: they may be broken."""
+        """Leave the engines as they are, they may be broken; but no thread steps them any more."""
+        if hasattr(self, "rows"):
+            self.rows.crew.close()
 
     def stop(self) -> None:
         """Close the engines."""

@@ -29,7 +29,7 @@ class GameCrew:
     def began(self, j: int) -> None:
         """See ``rewardzoo.engines.Crew``; NLE loads the engine anew for each game."""
         game = self.games[j]
-        self._crew.bind(j, game.library, game.own_questions, *game.addresses)
+        self._crew.bind(j, game.engine_path, game.own_questions, *game.addresses)
 
     def start(self, actions: Sequence[Any]) -> None:
         """See ``rewardzoo.engines.Crew``."""

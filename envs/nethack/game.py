@@ -174,7 +174,7 @@ class Game:
         self._end_status = info["end_status"]
 
     @property
-    def library(self) -> str:
+    def engine_path(self) -> str:
         """Where the engine was loaded from: a copy of its own, with its own state."""
         return str(self._nethack.dlpath)
 

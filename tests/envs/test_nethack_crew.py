@@ -148,8 +148,12 @@ def test_broken_game_is_mended_and_the_crew_goes_on(monkeypatch: pytest.MonkeyPa
         raise ZeroDivisionError("judge")
 
     monkeypatch.setattr(broken.task, "judge", fail)
+    ended: list[bool] = []
+    crew_of_old = envs.workers[-1].rows.crew
+    monkeypatch.setattr(crew_of_old, "close", lambda: ended.append(True))
     with pytest.warns(UserWarning, match="ZeroDivisionError: judge"):
         _, _, _, truncated, _ = envs.step(np.zeros(3, int))
+    assert ended  # before another crew is made
     assert truncated.all() and envs.restarts == 1
     for _ in range(20):
         _, reward, _, _, _ = envs.step(np.zeros(3, int))
