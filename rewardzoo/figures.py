@@ -284,6 +284,12 @@ def _figure_svg(
         figure = Canvas(figsize=size, layout=layout)
         FigureCanvasSVG(figure)
         fill(figure)
+        # A logarithm's ticks are written as formulas, which nothing here sets: as numbers, then.
+        for axes in figure.axes:
+            for axis in (axes.xaxis, axes.yaxis):
+                if axis.get_scale() == "log":
+                    axis.set_major_formatter(lambda x, _: f"{x:g}")
+                    axis.set_minor_formatter("")
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)

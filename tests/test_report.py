@@ -10,6 +10,7 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -324,3 +325,14 @@ def test_bad_input_names_the_argument() -> None:
     for text in ("{", "[]", '{"schema": 9}', '{"schema": 1}'):
         with pytest.raises(ValueError, match="text: "):
             from_json(text)
+
+
+def test_ticks_of_logarithms_are_numbers() -> None:
+    from rewardzoo.figures import _figure_svg
+
+    def fill(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.loglog([0.3, 1.0, 100.0], [1e-3, 1.0, 10.0])
+
+    svg = _figure_svg(fill, (3.0, 2.0), "log", "a picture")
+    assert "mathdefault" not in svg and ">100</text>" in svg and ">0.001</text>" in svg
