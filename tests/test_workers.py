@@ -110,10 +110,11 @@ def test_conformance_of_any_gymnasium_environment() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("copy", [True, False])
 @pytest.mark.parametrize("ends", ["terminated", "truncated"])
 @pytest.mark.parametrize("observation", ["box", "discrete", "dict"])
 def test_transitions_are_those_of_sync_vector_env(
-    mode: AutoresetMode, ends: str, observation: str
+    mode: AutoresetMode, copy: bool, ends: str, observation: str
 ) -> None:
     lengths = (2, 3, 1)
     envs = SimulatorVectorEnv(
@@ -121,6 +122,7 @@ def test_transitions_are_those_of_sync_vector_env(
         lambda: GymnasiumEngine(lambda: ScriptedEnv(lengths, (ends,), observation)),
         autoreset_mode=mode,
         num_workers=2,
+        copy=copy,
     )
     sync = gymnasium.vector.SyncVectorEnv(
         [lambda: ScriptedEnv(lengths, (ends,), observation)] * 3, autoreset_mode=mode
@@ -177,6 +179,36 @@ def test_returned_tensors_are_never_written_again() -> None:
     envs.close()
 
 
+def test_without_copies_two_steps_of_tensors_take_turns() -> None:
+    new, old = counters(max_episode_steps=3), counters(max_episode_steps=3, copy=False)
+    first, _ = old.reset(seed=0)
+    new.reset(seed=0)
+    kept, steps = first["seed"].clone(), []
+    for _ in range(8):
+        steps.append((new.step(fine(new)), old.step(fine(old))))
+        for now, then in steps[-2:]:  # the last step and the one before
+            assert_same(now, then)
+    addresses = [obs["steps"].data_ptr() for _, (obs, *_) in steps]
+    assert len(set(addresses)) == 2 and addresses[:2] * 4 == addresses
+    assert torch.equal(first["seed"], kept), "what reset returned was overwritten"
+    assert len({id(info) for _, (*_, info) in steps}) == len(steps), "wrappers write into info"
+    for envs in (new, old):
+        envs.close()
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Two results, down to the last tensor."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    else:
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+
+
 def test_ends_of_episodes_tell_their_sums_and_last_numbers() -> None:
     envs = counters(max_episode_steps=3)
     envs.reset(seed=0)
@@ -211,6 +243,7 @@ def test_two_half_batches_step_at_the_same_time() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("copy", [True, False])
 @pytest.mark.parametrize(
     ("order", "said"),
     [
@@ -220,9 +253,9 @@ def test_two_half_batches_step_at_the_same_time() -> None:
     ],
 )
 def test_failed_worker_is_named_restarted_and_its_episodes_truncated(
-    mode: AutoresetMode, order: int, said: str
+    mode: AutoresetMode, copy: bool, order: int, said: str
 ) -> None:
-    envs = counters(autoreset_mode=mode, timeout=1.0)
+    envs = counters(autoreset_mode=mode, timeout=1.0, copy=copy)
     obs, _ = envs.reset(seed=0)
     seeds = obs["seed"][:, 0].tolist()
     envs.step(fine(envs))

@@ -347,6 +347,7 @@ def make_vector(
     device: torch.device | str = "cpu",
     max_episode_steps: int | None = None,
     autoreset_mode: Any = gymnasium.vector.AutoresetMode.SAME_STEP,
+    copy: bool = True,
     **kwargs: Any,
 ) -> SimulatorVectorEnv:
     """N worlds of a task as one batch of tensors; see ``SimulatorVectorEnv``.
@@ -359,6 +360,7 @@ def make_vector(
         device: where the tensors live.
         max_episode_steps: truncate after so many steps.
         autoreset_mode: one of Gymnasium's three modes.
+        copy: whether the tensors of a step are new ones.
         **kwargs: of Gymnasium's environment.
     """
     engine = partial(LocomotionEngine, task, render_mode=render_mode, **kwargs)
@@ -367,6 +369,7 @@ def make_vector(
         "device": device,
         "max_episode_steps": max_episode_steps,
         "autoreset_mode": autoreset_mode,
+        "copy": copy,
     }
     if num_workers == 0 or (num_workers is None and num_envs <= _IN_PROCESS):
         return InProcessVector(num_envs, engine, **given)

@@ -27,6 +27,8 @@ from rewardzoo.workers import InProcess, Worker  # noqa: E402
 crew = pytest.importorskip("rewardzoo.envs.nethack._crew", reason="installed without a compiler")
 SCORE, ROOM = "rewardzoo/NetHackScore-v0", "rewardzoo/MiniHackKeyRoomS5-v0"
 THREADS = Path("/proc/self/task")
+# Where a thread never comes back, C waits, and only the process's end ends that.
+pytestmark = pytest.mark.timeout(120, method="thread")
 
 
 @pytest.fixture(autouse=True)
