@@ -245,6 +245,22 @@ def own_figure(figure: Figure, results: Results, index: int) -> str:
         return f'<p class="none">cannot be drawn: {escape(error)}</p>'
 
 
+def _number_logarithm(axis: Any) -> None:
+    """Write numbers at the ticks of a logarithm, not formulas, which nothing here sets.
+
+    Less than a few decades have numbers between the powers too, as Matplotlib chooses them.
+    """
+    from matplotlib.ticker import LogFormatter
+
+    class Number(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    base = axis.get_transform().base
+    for set_formatter in (axis.set_major_formatter, axis.set_minor_formatter):
+        set_formatter(Number(base, minor_thresholds=(1.2, 0.5)))
+
+
 def _figure_svg(
     fill: Callable[[matplotlib.figure.Figure], None],
     size: tuple[float, float],
@@ -284,12 +300,10 @@ def _figure_svg(
         figure = Canvas(figsize=size, layout=layout)
         FigureCanvasSVG(figure)
         fill(figure)
-        # A logarithm's ticks are written as formulas, which nothing here sets: as numbers, then.
         for axes in figure.axes:
             for axis in (axes.xaxis, axes.yaxis):
                 if axis.get_scale() == "log":
-                    axis.set_major_formatter(lambda x, _: f"{x:g}")
-                    axis.set_minor_formatter("")
+                    _number_logarithm(axis)
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)

@@ -336,3 +336,10 @@ def test_ticks_of_logarithms_are_numbers() -> None:
 
     svg = _figure_svg(fill, (3.0, 2.0), "log", "a picture")
     assert "mathdefault" not in svg and ">100</text>" in svg and ">0.001</text>" in svg
+    assert ">20</text>" not in svg  # three decades have enough numbers
+
+    def narrow(figure: Any) -> None:
+        figure.subplots().semilogx([0.2, 0.9], [0.0, 1.0])
+
+    svg = _figure_svg(narrow, (3.0, 2.0), "log", "a picture")
+    assert ">0.2</text>" in svg and ">0.6</text>" in svg
