@@ -258,7 +258,7 @@ def _number_logarithm(axis: Any) -> None:
 
     base = axis.get_transform().base
     for set_formatter in (axis.set_major_formatter, axis.set_minor_formatter):
-        set_formatter(Number(base, minor_thresholds=(1.2, 0.5)))
+        set_formatter(Number(base))
 
 
 def _figure_svg(
