@@ -152,7 +152,7 @@ EXPERIMENT = Experiment(
     ],
     budgets={
         "smoke": Budget(total_timesteps=4_000, num_envs=8, eval_episodes=0, seeds=1),
-        "quick": Budget(total_timesteps=100_000, num_envs=8, eval_episodes=0, seeds=3),
+        "quick": Budget(total_timesteps=100_000, num_envs=8, eval_episodes=0, seeds=5),
         "full": Budget(total_timesteps=300_000, num_envs=8, eval_episodes=0, seeds=10),
     },
     claims=[
