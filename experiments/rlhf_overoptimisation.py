@@ -4,6 +4,10 @@ Gao, Schulman and Hilton (2023). The gold laboratory at its full width: a policy
 layers and width 64, 1,000 pairs, a quarter of them mislabelled. Ensembles are compared on a smaller
 model in ``rlhf_overoptimisation_ensembles``.
 
+Asked twice: in worlds of the seeds' own (language and gold too), and in one world, where seeds are
+those of base policy, pairs, proxy and optimisation, as where there is one human to please. The one
+world is that of seed 0, on which the settings were tuned, and which was known to show it.
+
 Not in every world: gold is overdone by answers as long as they may be, in which one good token is
 repeated. Of the tuning seeds 0, 1, 4, 5 and 6, each with 320 updates at this rate and at twice this
 rate, three fall so (by .8 to 6.6); in seed 4 the policy learns to say nothing, 2.5 nats from the
@@ -20,6 +24,8 @@ from rewardzoo.experiment import Budget, Experiment, Figure, Measure
 from .common.rlhf import TUNING_SEEDS, draw_kl, laboratory, optimise, overoptimises
 
 FREE, HELD = "no penalty", "KL .05"
+FREE_ONE, HELD_ONE = "one world, no penalty", "one world, KL .05"
+WORLD = 0
 # On tuning seeds 0, 4 and 5, after 320 updates, what the penalty holds ends at .82 to 1.0 of its
 # peak (at 8e-4: .78 to 1.0), and without it as many fall. At 2e-4 few get far in 160 updates.
 LEARNING_RATE = 4e-4
@@ -27,9 +33,9 @@ LEARNING_RATE = 4e-4
 SEEDS = tuple(range(125, 145))
 
 
-def reinforce(trial: Any, kl: float = 0.0) -> dict[str, float]:
+def reinforce(trial: Any, kl: float = 0.0, world: int | None = None) -> dict[str, float]:
     """RLOO on one proxy; gold is measured on fresh prompts."""
-    lab = laboratory(trial, width=64, layers=2)
+    lab = laboratory(trial, world, width=64, layers=2)
     return optimise(trial, lab, lab.reward_model(), kl=kl, learning_rate=LEARNING_RATE)
 
 
@@ -40,13 +46,15 @@ EXPERIMENT = Experiment(
     grid=[
         Measure(FREE, reinforce),
         Measure(HELD, functools.partial(reinforce, kl=0.05)),
+        Measure(FREE_ONE, functools.partial(reinforce, world=WORLD)),
+        Measure(HELD_ONE, functools.partial(reinforce, kl=0.05, world=WORLD)),
     ],
     budgets={
         "smoke": Budget(total_timesteps=4, num_envs=0, eval_episodes=64, seeds=2),
         "quick": Budget(total_timesteps=320, num_envs=0, eval_episodes=1_024, seeds=5),
         "full": Budget(total_timesteps=320, num_envs=0, eval_episodes=2_048, seeds=20),
     },
-    claims=overoptimises(FREE, HELD),
+    claims=[*overoptimises(FREE, HELD), *overoptimises(FREE_ONE, HELD_ONE, "In one world: ")],
     seeds=SEEDS,
     tuning_seeds=TUNING_SEEDS,
     columns={
@@ -61,7 +69,7 @@ EXPERIMENT = Experiment(
             "Gold and proxy",
             "Gold (solid), proxy (dotted) and the fit d (alpha - beta log d) of gold (dashed) over "
             "the square root of KL, mean over seeds.",
-            functools.partial(draw_kl, (FREE, HELD)),
+            functools.partial(draw_kl, (FREE, HELD, FREE_ONE, HELD_ONE)),
         )
     ],
 )

@@ -32,12 +32,12 @@ MEMBERS = 5
 SMOKE = 64  # fresh prompts of a smoke run's measurements
 
 
-def laboratory(trial: Any, **config: Any) -> Laboratory:
-    """The world of a trial's seed; base policies are shared by all arms of the run."""
+def laboratory(trial: Any, world: int | None = None, **config: Any) -> Laboratory:
+    """The world of a trial's seed, or another; base policies are shared by all arms of the run."""
     cache = trial.folder.parents[1] / "laboratory"
     # A smoke run shows that everything runs; its base policies are hardly taught.
     taught = {"sft_steps": 20} if trial.budget.eval_episodes <= SMOKE else {}
-    return Laboratory(trial.seed, LaboratoryConfig(**{**SMALL, **taught, **config}), cache)
+    return Laboratory(trial.seed, LaboratoryConfig(**{**SMALL, **taught, **config}), cache, world)
 
 
 def proxy_of(lab: Laboratory, objective: str, pretrained: bool = False, coef: float = 2.0) -> Any:
@@ -209,27 +209,29 @@ def every_seed(sentence: str, label: str, detail: str, value: Callable[[Any], An
     return check
 
 
-def overoptimises(free: str, held: str) -> list[Claim]:
+def overoptimises(free: str, held: str, where: str = "") -> list[Claim]:
     """That one proxy is overoptimised without KL penalty, and not with a small one.
 
     Args:
         free: label of the arm without penalty.
         held: of the arm with a penalty of .05.
+        where: words to begin with, where an experiment claims it twice.
     """
     return [
         Claim(
-            "Gold falls while the proxy rises",
+            f"{where}Gold falls while the proxy rises",
             every_seed(
-                "Without a KL penalty gold ends at least .3 below its peak while the proxy rises.",
+                f"{where}Without a KL penalty gold ends at least .3 below its peak while the proxy "
+                "rises.",
                 free,
                 "the smaller of (fall of gold - .3) and the proxy's rise since gold's peak",
                 lambda final: np.minimum(final["fall"] - 0.3, final["proxy_rise"]),
             ),
         ),
         Claim(
-            "A small KL penalty prevents it",
+            f"{where}A small KL penalty prevents it",
             every_seed(
-                "With a KL penalty of .05 gold ends at .8 of its peak or more.",
+                f"{where}With a KL penalty of .05 gold ends at .8 of its peak or more.",
                 held,
                 "end minus .8 of the peak",
                 lambda final: final["end"] - 0.8 * final["peak"],

@@ -148,9 +148,10 @@ class Laboratory:
     """One world: a language, a gold reward, a base policy, labelled pairs, proxies.
 
     Args:
-        seed: of everything.
+        seed: of all that is learned and drawn.
         config: what is fixed.
         cache: folder where base policies and proxies are kept, so that arms share them.
+        world: seed of the language and of gold; default: ``seed``.
     """
 
     def __init__(
@@ -158,11 +159,13 @@ class Laboratory:
         seed: int,
         config: LaboratoryConfig | None = None,
         cache: str | Path | None = None,
+        world: int | None = None,
     ) -> None:
         self.seed = seed
+        self.world = world = seed if world is None else world
         self.config = config or LaboratoryConfig()
-        self.language = Language(self.config, seed)
-        self.gold = Gold(self.config, seed)
+        self.language = Language(self.config, world)
+        self.gold = Gold(self.config, world)
         self.cache = None if cache is None else Path(cache)
         self.policy = self.sft(0)
         self.base = self.sample(self.policy, 4096, stream=3)
@@ -187,7 +190,7 @@ class Laboratory:
         c = self.config
         keys = {k: v for k, v in asdict(c).items() if k in _SHAPE}
         name = "-".join(str(v) for v in keys.values())
-        file = self.cache and self.cache / f"sft-{self.seed}-{member}-{name}.pt"
+        file = self.cache and self.cache / f"sft-{self.world}-{self.seed}-{member}-{name}.pt"
         size = DecoderConfig(c.vocab_size, c.prompt_length + c.new_tokens, c.width, c.layers)
         model = Decoder(size, seed=self.seed * 7919 + member)
         generator = self.generator(1_000 + member)
@@ -218,7 +221,8 @@ class Laboratory:
         backbone = self.policy if pretrained == 0 else self.sft(pretrained)
         n = n_pairs or c.n_pairs
         shape = "-".join(str(v) for v in asdict(c).values())
-        file = self.cache and self.cache / f"rm-{self.seed}-{member}-{pretrained}-{n}-{shape}.pt"
+        name = f"rm-{self.world}-{self.seed}-{member}-{pretrained}-{n}-{shape}.pt"
+        file = self.cache and self.cache / name
         if file and file.is_file():
             model = RewardModel(backbone)
             model.load_state_dict(load_checkpoint(file, "reward model")["weights"])

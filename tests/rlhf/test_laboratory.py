@@ -44,6 +44,20 @@ def test_the_base_policy_learns_the_chain(lab):
     assert 0 <= nll - entropy < 0.5 * (uniform - entropy)
 
 
+def test_a_world_is_a_language_and_a_gold_and_the_seed_all_that_is_drawn(tmp_path):
+    config = LaboratoryConfig(width=16, layers=1, sft_steps=2, n_pairs=20)
+    whole, other = Laboratory(3, config, tmp_path), Laboratory(4, config, tmp_path, world=3)
+    assert torch.equal(whole.language.next, other.language.next)
+    assert torch.equal(whole.gold.w, other.gold.w)
+    first, second = (lab.policy.state_dict().values() for lab in (whole, other))
+    assert not all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not torch.equal(whole.pairs(20, 0.0)[0].chosen.ids, other.pairs(20, 0.0)[0].chosen.ids)
+    alone = Laboratory(4, config, tmp_path)  # of the same seed and folder, in another world
+    assert not torch.equal(alone.gold.w, other.gold.w)
+    first, second = (lab.policy.state_dict().values() for lab in (alone, other))
+    assert not all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
 def test_gold_of_a_hand_computed_response(lab):
     gold = copy.deepcopy(lab.gold)
     gold.mean, gold.std = 0.0, 1.0
