@@ -4,8 +4,9 @@ The update direction is, with ``w_t = 1`` (no ``gamma^t``) and without importanc
 
     Delta = E[ sum_t (grad log pi(A_t | S_t)) G_t ] + ent_coef * grad (mean entropy),
 
-averaged over the padded horizon. From old episodes it is biased: BARFI's learned reward corrects
-that bias too (``barfi.py``).
+the first part averaged over the padded horizon, the entropy over the steps that were played: it
+keeps a policy random that ends its episodes at once. From old episodes it is biased: BARFI's
+learned reward corrects that bias too (``barfi.py``).
 """
 
 from __future__ import annotations
@@ -271,17 +272,16 @@ class Reinforce(Agent):
     def surrogate(
         self, theta: Tensor, episodes: Episodes, weight: Tensor, ent_coef: float
     ) -> Tensor:
-        """(R,): its gradient in theta is the update direction, averaged over the horizon."""
+        """(R,): its gradient in theta is the update direction; see the module for its averages."""
         net = self.network
         runs, count, steps = episodes.live.shape
         x = net.features(episodes.obs.reshape(runs, count * steps, *episodes.obs.shape[3:]))
         out = net.head(theta, x)
         action = episodes.action.reshape(runs, count * steps, *episodes.action.shape[3:])
         logp, entropy = self.distribution.logp_entropy(out, net.log_std, action)
-        each = (logp * weight.reshape(runs, -1) + ent_coef * entropy) * episodes.live.reshape(
-            runs, -1
-        )
-        return each.sum(-1) / (count * self.horizon)
+        live = episodes.live.reshape(runs, -1)
+        actions = (logp * weight.reshape(runs, -1) * live).sum(-1) / (count * self.horizon)
+        return actions + ent_coef * (entropy * live).sum(-1) / live.sum(-1).clamp(min=1.0)
 
     def _metrics(self, learned: dict[str, Tensor]) -> dict[str, float]:
         played = self.played

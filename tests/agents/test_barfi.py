@@ -55,15 +55,16 @@ def rounds(agent: Any, count: int) -> list[dict[str, float]]:
 
 
 def test_update_direction_is_the_sum_over_steps_by_hand() -> None:
-    """``sum_t (onehot(A_t) - pi(S_t)) x(S_t)^T G_t / (E T)`` plus the entropy's, by differences."""
+    """``sum_t (onehot(A_t) - pi(S_t)) x(S_t)^T G_t / (E T)`` plus the mean entropy's."""
     agent = Reinforce(MAZE, order=1, ent_coef=0.0)
     episodes, longest = agent.play_round()
+    episodes.live[0, 1, 20:] = 0.0  # a short one
     with torch.no_grad():
         agent.network.theta.normal_(generator=torch.Generator().manual_seed(0))
     theta = agent.network.theta
     weight = agent.returns(episodes)
     (got,) = torch.autograd.grad(agent.surrogate(theta, episodes, weight, 0.0).sum(), theta)
-    want = torch.zeros(4, 4)
+    want, entropies = torch.zeros(4, 4), []
     for e in range(3):
         for t in range(int(episodes.live[0, e].sum())):
             later = episodes.rewards[0, e, t:, 0]
@@ -72,8 +73,10 @@ def test_update_direction_is_the_sum_over_steps_by_hand() -> None:
             pi = (theta[0].reshape(4, 4) @ x).softmax(0)
             onehot = torch.nn.functional.one_hot(episodes.action[0, e, t], 4)
             want += torch.outer(onehot - pi, x).detach() * value / (3 * 50)
+            entropies.append(-float((pi * pi.log()).sum()))
     assert torch.allclose(got[0], want.flatten(), rtol=1e-3, atol=1e-5)
     entropy = agent.surrogate(theta, episodes, 0 * weight, 1.0)
+    assert float(entropy) == pytest.approx(sum(entropies) / len(entropies), rel=1e-5)
     (slope,) = torch.autograd.grad(entropy.sum(), theta)
     shift = torch.zeros_like(theta)
     shift[0, 5] = 1e-2
