@@ -8,10 +8,12 @@ Asked twice: in worlds of the seeds' own (language and gold too), and in one wor
 those of base policy, pairs, proxy and optimisation, as where there is one human to please. The one
 world is that of seed 0, on which the settings were tuned, and which was known to show it.
 
-Not in every world: gold is overdone by answers as long as they may be, in which one good token is
-repeated. Of the tuning seeds 0, 1, 4, 5 and 6, each with 320 updates at this rate and at twice this
-rate, three fall so (by .8 to 6.6); in seed 4 the policy learns to say nothing, 2.5 nats from the
-base, and stays there, and in seed 5 it ends at eight tokens, gold at its peak at 39 nats.
+It is not so in every run. Gold is overdone by answers as long as they may be, in which one good
+token is repeated. Of the tuning seeds 0, 1, 4, 5 and 6, each with 320 updates at this rate and at
+twice this rate, three fall so (by .8 to 6.6); in seed 4 the policy learns to say nothing, 2.5 nats
+from the base, and stays there, and in seed 5 it ends at eight tokens, gold at its peak at 39 nats.
+Nor is it the world alone that decides: in the one world some seeds never fall, and some fall by one
+to two standard deviations and come back.
 """
 
 from __future__ import annotations

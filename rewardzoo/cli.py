@@ -259,6 +259,8 @@ def _run(experiment: Any, jobs: Any, budget: str, workers: int, launcher: str, f
 
     if fresh:
         remove(jobs)
+    if limit := experiment.max_workers:
+        workers = min(workers or limit, limit)
     try:
         run_jobs(jobs, workers, console, launcher)
     except KeyboardInterrupt:

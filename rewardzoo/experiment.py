@@ -170,6 +170,8 @@ class Experiment:
         references: known returns of the objective.
         columns: headings of the table by the final numbers that they show.
         figures: pictures of its own for the report.
+        max_workers: how many processes serve it; 0: any number. 1 where the first job learns what
+            the others of its process only look up.
     """
 
     name: str
@@ -183,6 +185,7 @@ class Experiment:
     references: Mapping[str, float] = field(default_factory=dict)
     columns: Mapping[str, str] = field(default_factory=lambda: dict(COLUMNS))
     figures: Sequence[Figure] = ()
+    max_workers: int = 0
 
     def __post_init__(self) -> None:
         """Check and register."""

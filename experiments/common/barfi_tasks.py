@@ -208,7 +208,11 @@ def study(name: str, seeds: tuple[int, ...], episodes: int) -> dict[str, dict[st
     """
     task = TASKS[name]
     rounds = episodes // EPISODES
-    return {**learned(task, seeds, rounds), **fixed(task, seeds, rounds)}
+    return {
+        **learned(task, seeds, rounds),
+        **fixed(task, seeds, rounds),
+        **subtracted(task, seeds, rounds),
+    }
 
 
 def learned(task: Task, seeds: Sequence[int], rounds: int) -> dict[str, dict[str, np.ndarray]]:
@@ -255,6 +259,27 @@ def fixed(task: Task, seeds: Sequence[int], rounds: int) -> dict[str, dict[str, 
         arms[f"shaping {kind}"] = env_reward + Potential(task.potential[kind], gamma=0.99)
     envs = _envs(task, len(arms) * len(seeds), Blocks(*arms.values()))
     agent = Reinforce(envs, seeds=list(seeds) * len(arms), **task.fixed)
+    objective, _ = _train(agent, rounds, lambda: torch.zeros(1))
+    return _by_arm({"objective": objective}, list(arms), len(seeds))
+
+
+def subtracted(task: Task, seeds: Sequence[int], rounds: int) -> dict[str, dict[str, np.ndarray]]:
+    """The authors' shaping: REINFORCE on the primary reward's return minus the advice of the step.
+
+    Their advice sees actions, so it is no baseline: it biases the gradient.
+    """
+    arms = {f"authors' shaping {kind}": advice for kind, advice in task.advice.items()}
+    runs = len(arms) * len(seeds)
+    reward = AlignmentReward(
+        Blocks(*(advice() for advice in arms.values())), init="primary", runs=runs
+    )
+    agent = BARFI(
+        _envs(task, runs, reward),
+        seeds=list(seeds) * len(arms),
+        learns=[False] * runs,
+        auxiliary="baseline",
+        **{**task.fixed, "off_policy": False},
+    )
     objective, _ = _train(agent, rounds, lambda: torch.zeros(1))
     return _by_arm({"objective": objective}, list(arms), len(seeds))
 

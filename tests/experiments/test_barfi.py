@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import types
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from rewardzoo import Transition
+from rewardzoo.cli import app
 from rewardzoo.experiments import barfi
 from rewardzoo.experiments.common.barfi_tasks import (
     BAD,
@@ -46,7 +49,7 @@ def test_barfi_must_reach_the_optimum(share: float, outcome: str) -> None:
 @pytest.mark.parametrize(
     ("share", "outcome"), [(0.1, "holds"), (0.9, "fails"), (0.5, "inconclusive")]
 )
-@pytest.mark.parametrize("arm", ["naive", "shaping"])
+@pytest.mark.parametrize("arm", ["naive", "shaping", "subtracted"])
 def test_competitors_must_fail(arm: str, share: float, outcome: str) -> None:
     made = results(BAD, **{arm: share})
     assert barfi.fails("maze", arm, "it")(made).outcome == outcome
@@ -128,3 +131,18 @@ def test_tuning_and_reporting_seeds_are_apart_and_every_task_is_an_experiment() 
         assert len(experiment.claims) == 7 and len(experiment.grid) == 3
         assert experiment.budgets["quick"].seeds == 10
         assert experiment.name in EXPERIMENTS and name in experiment.title
+
+
+def test_one_process_learns_the_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def run_jobs(jobs: Any, workers: int, *rest: Any) -> None:
+        asked.append(workers)
+        raise RuntimeError("that is enough")
+
+    monkeypatch.setattr("rewardzoo.launch.run_jobs", run_jobs)
+    for name in ("barfi_maze", "quickstart"):
+        for workers in ("0", "4"):
+            command = ["run", name, "--budget", "smoke", "--workers", workers]
+            CliRunner().invoke(app, [*command, "--out", str(tmp_path)])
+    assert asked == [1, 1, 0, 4]
