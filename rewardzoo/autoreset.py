@@ -34,6 +34,9 @@ class StepTracker:
         envs: the vector environment; its ``metadata["autoreset_mode"]`` says what to expect.
         device: where transitions live; None leaves NumPy arrays what they are, and copies only the
             observation, which is remembered: the rest of a transition is good until the next step.
+
+    Raises:
+        ValueError: if the environment does not say how it resets, or overwrites its tensors.
     """
 
     def __init__(
@@ -43,6 +46,11 @@ class StepTracker:
         if not isinstance(mode, AutoresetMode):
             raise ValueError(
                 f"envs.metadata['autoreset_mode'] is {mode!r}: expected a gymnasium AutoresetMode"
+            )
+        if getattr(envs.unwrapped, "reuses_tensors", False):
+            raise ValueError(
+                "copy=False: reward functions and agents keep what a step returned, and this "
+                "environment would overwrite it; make it with copy=True"
             )
         self.mode = mode
         self._same_step = mode is AutoresetMode.SAME_STEP

@@ -79,8 +79,9 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         timeout: seconds in which a worker must have stepped, or made, its worlds.
         copy: whether the tensors of a step are new ones, as in Gymnasium's vector environments.
             False: the next step but one overwrites them, so that what a step changed can still be
-            seen; that saves making some twenty tensors, which matters to steps of a tenth of a
-            millisecond. On another device than the CPU they are always new.
+            seen. That saves making some twenty tensors, which matters where steps take a tenth of
+            a millisecond, to loops that copy what they keep; reward wrappers and agents, which do
+            not, refuse it. On another device than the CPU tensors are always new.
         **kwargs: of ``engine``.
 
     Raises:
@@ -152,7 +153,8 @@ class SimulatorVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._waiting = False
         self._blanks: list[tuple[Copy, Step]] = []
         self._rooms: Iterator[Copy] | None = None
-        if not copy and self.device.type == "cpu":
+        self.reuses_tensors = not copy and self.device.type == "cpu"
+        if self.reuses_tensors:
             self._rooms = itertools.cycle([self._mirror.blank() for _ in range(_ROOMS)])
         for worker in self.workers:
             if problem := worker.wait():

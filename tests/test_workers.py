@@ -110,11 +110,10 @@ def test_conformance_of_any_gymnasium_environment() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("copy", [True, False])
 @pytest.mark.parametrize("ends", ["terminated", "truncated"])
 @pytest.mark.parametrize("observation", ["box", "discrete", "dict"])
 def test_transitions_are_those_of_sync_vector_env(
-    mode: AutoresetMode, copy: bool, ends: str, observation: str
+    mode: AutoresetMode, ends: str, observation: str
 ) -> None:
     lengths = (2, 3, 1)
     envs = SimulatorVectorEnv(
@@ -122,7 +121,6 @@ def test_transitions_are_those_of_sync_vector_env(
         lambda: GymnasiumEngine(lambda: ScriptedEnv(lengths, (ends,), observation)),
         autoreset_mode=mode,
         num_workers=2,
-        copy=copy,
     )
     sync = gymnasium.vector.SyncVectorEnv(
         [lambda: ScriptedEnv(lengths, (ends,), observation)] * 3, autoreset_mode=mode
@@ -179,8 +177,9 @@ def test_returned_tensors_are_never_written_again() -> None:
     envs.close()
 
 
-def test_without_copies_two_steps_of_tensors_take_turns() -> None:
-    new, old = counters(max_episode_steps=3), counters(max_episode_steps=3, copy=False)
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+def test_without_copies_two_steps_of_tensors_take_turns(mode: AutoresetMode) -> None:
+    new, old = (counters(max_episode_steps=3, autoreset_mode=mode, copy=c) for c in (True, False))
     first, _ = old.reset(seed=0)
     new.reset(seed=0)
     kept, steps = first["seed"].clone(), []
@@ -194,6 +193,15 @@ def test_without_copies_two_steps_of_tensors_take_turns() -> None:
     assert len({id(info) for _, (*_, info) in steps}) == len(steps), "wrappers write into info"
     for envs in (new, old):
         envs.close()
+
+
+def test_whoever_keeps_tensors_refuses_those_that_are_overwritten() -> None:
+    envs = counters(copy=False)
+    with pytest.raises(ValueError, match="copy=False.*make it with copy=True"):
+        VectorRewardWrapper(envs, env_reward)
+    with pytest.raises(ValueError, match="copy=False"):
+        PPO(envs)
+    envs.close()
 
 
 def assert_same(a: Any, b: Any) -> None:
