@@ -32,6 +32,9 @@ Advice = Callable[[], RewardFunction]
 EPISODES = 3  # of a run and round
 WEIGHTS = (0.01, 0.03, 0.1, 0.3)
 GOOD, BAD, NONE = "good", "bad", "no"
+# Seeds 100 to 179 reported earlier, with other settings and an entropy that was averaged over the
+# padding of episodes too; nobody has seen these.
+FRESH = tuple(range(180, 200))
 
 
 class Nothing(RewardFunction):
@@ -118,8 +121,11 @@ TASKS = {
             BAD: lambda obs: 50.0 * ((obs >= 0.4) & (obs <= 0.6)).all(1).float(),
         },
         episodes={"smoke": 60, "quick": 2000, "full": 2000},
-        barfi={"learning_rate": 5e-4, "reward_learning_rate": 5e-2},
+        # Chosen on twenty tuning seeds, all of which reach .96 and more, misled; with 1,000 old
+        # episodes, the paper's number, some end at .74 to .9.
+        barfi={"learning_rate": 5e-4, "reward_learning_rate": 5e-2, "buffer": 300},
         fixed={"learning_rate": 5e-3},
+        seeds=FRESH,
     ),
     "cart pole": Task(
         env="rewardzoo/AlignmentCartPole-v0",
@@ -130,20 +136,18 @@ TASKS = {
             BAD: lambda obs: 10.0 * obs[:, 2].abs(),
         },
         episodes={"smoke": 30, "quick": 1000, "full": 1000},
-        # Chosen on twenty tuning seeds, where 14 balance, misled (with 300 old episodes 13, less
-        # well). Five were too few to choose by: with 60 old episodes and a faster learner four of
-        # them balanced, of the next fifteen two, of ten that reported none. Earlier settings
-        # reported on seeds 100 to 109, 120 to 129 and 140 to 149.
+        # Chosen on twenty tuning seeds, of which 19 balance, misled, at .96. (A reward that
+        # learns at twice this rate: 19, at .93; a learner at one and a half times its: 18.)
         barfi={
             "learning_rate": 1e-3,
-            "reward_learning_rate": 0.02,
+            "reward_learning_rate": 0.01,
             "order": 1,
             "first": 60,
-            "buffer": 120,
+            "buffer": 60,
             "outer_episodes": 3,
         },
         fixed={"learning_rate": 1e-2, "order": 1},
-        seeds=tuple(range(160, 180)),
+        seeds=FRESH,
     ),
     "mountain car": Task(
         env="rewardzoo/AlignmentMountainCar-v0",
@@ -164,7 +168,7 @@ TASKS = {
         # Chosen by the primary reward alone, on tuning seeds: .76 of the optimum. With 5e-3, the
         # rate on seeds 100 to 109, competitors had learned next to nothing (.02).
         fixed={"learning_rate": 6.25e-2},
-        seeds=tuple(range(140, 160)),
+        seeds=FRESH,
     ),
     "half cheetah": Task(
         env="rewardzoo/AlignmentHalfCheetah-v0",
