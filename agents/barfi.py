@@ -20,6 +20,9 @@ Every round plays one episode in every environment; then phi and c take one step
 hypergradient (``common/implicit.py``), of which dJ/dtheta is estimated from the round's episodes
 and the rest from older ones, and then theta takes ``updates`` steps.
 
+With a ``baseline``, a running mean is subtracted from the returns in dJ/dtheta as well as in Delta;
+the hypergradient takes both as constants.
+
 Beside the paper: weights start at the plain sum of both rewards; the penalty is the squared norm,
 whose gradient exists at 0.
 """
@@ -43,9 +46,10 @@ from .common.collector import Rollout
 from .common.episodes import Episodes, discounted_returns
 from .common.hyperparameters import hyper
 from .common.implicit import Hypergradient, Parameters, hypergradient, unrolled
-from .reinforce import Reinforce, ReinforceHyperparameters
+from .reinforce import Reinforce, ReinforceHyperparameters, followed
 
 _OUTER = 1 << 20  # draws of the outer step, apart from those of the updates
+_OUTER_KEEP = 0.99  # of the running mean of the primary reward's returns
 _PATIENCE = 20
 
 
@@ -117,6 +121,10 @@ class BARFI(Reinforce):
                     "auxiliary='baseline': it is subtracted from whole returns, which "
                     "inner='actor_critic' has none of; take inner='reinforce'"
                 )
+            if hp.baseline:
+                raise ValueError(
+                    f"baseline={hp.baseline}: inner='actor_critic' has a critic instead; take 0"
+                )
             theta = self.network.theta.detach()
             value = torch.zeros_like(theta[:, :1]).repeat(1, self.network.features.size)
             self.network.value = nn.Parameter(value)
@@ -131,6 +139,8 @@ class BARFI(Reinforce):
             raise ValueError(f"learns: {len(learns)} flags for {len(self.seeds)} runs")
         self._learns = torch.tensor(learns, device=self.device)
         self._learners = self._learns.nonzero().flatten()
+        unknown = torch.full((len(self.seeds),), torch.nan, device=self.device)
+        self.network.register_buffer("outer_baseline", unknown)
         self.reward.collecting = True
         self.weights = self.reward.weights
         self.outer_optimizer = torch.optim.RMSprop(
@@ -209,6 +219,8 @@ class BARFI(Reinforce):
             weight, *critic = self._surprise(episodes, paid, *critic, c)
         else:
             weight = self._returns(episodes, outer)
+            if self.hp.baseline:  # as it is: no part of what is differentiated
+                weight = weight - self.network.baseline[self._learners, None, None]
         total = self.surrogate(policy, episodes, weight, self.hp.ent_coef).sum()
         (actor,) = torch.autograd.grad(total, policy, create_graph=True)
         return torch.cat([actor, *critic], -1)
@@ -264,6 +276,10 @@ class BARFI(Reinforce):
         outer = (self.weights.phi.detach()[rows], self.weights.c.detach()[rows])
         newest = Episodes(*(x[rows] for x in newest))
         goal = discounted_returns(newest.rewards[..., 0], hp.gamma)
+        if hp.baseline:
+            mean = followed(self.network.outer_baseline[rows], goal, newest.live, _OUTER_KEEP)
+            self.network.outer_baseline[rows] = mean
+            goal = goal - mean[:, None, None]
 
         def outer_gradient(theta: Tensor) -> Tensor:
             with torch.enable_grad():

@@ -2,11 +2,11 @@
 
 The update direction is, with ``w_t = 1`` (no ``gamma^t``) and without importance weights,
 
-    Delta = E[ sum_t (grad log pi(A_t | S_t)) G_t ] + ent_coef * grad (mean entropy),
+    Delta = E[ sum_t (grad log pi(A_t | S_t)) (G_t - b) ] + ent_coef * grad (mean entropy),
 
 the first part averaged over the padded horizon, the entropy over the steps that were played: it
-keeps a policy random that ends its episodes at once. From old episodes it is biased: BARFI's
-learned reward corrects that bias too (``barfi.py``).
+keeps a policy random that ends its episodes at once. b is a running mean of returns, or 0. From old
+episodes the direction is biased: BARFI's learned reward corrects that bias too (``barfi.py``).
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class ReinforceHyperparameters:
     learning_rate: float = hyper(5e-3, "of RMSprop", 0.0)
     anneal_lr: bool = hyper(False, "let it fall to 0")
     ent_coef: float = hyper(0.25, "of the mean entropy", 0.0)
+    baseline: float = hyper(0.0, "what a mean of returns keeps an update; 0: none", 0.0, 1.0)
     features: str = hyper("fourier", "of observations: fourier, tiles or plain")
     order: int = hyper(3, "of Fourier features", 1)
     tilings: int = hyper(5, "of features by tiles", 1)
@@ -60,6 +61,7 @@ class Policies(nn.Module):
 
     Attributes:
         theta: (R, P) parameters.
+        baseline: (R,) running mean of returns; NaN before the first.
     """
 
     memory_size = 0
@@ -77,6 +79,7 @@ class Policies(nn.Module):
             ]
         )
         self.theta = nn.Parameter(start)
+        self.register_buffer("baseline", torch.full((len(start),), torch.nan))
         self.register_buffer("log_std", std, persistent=False)
 
 
@@ -258,6 +261,9 @@ class Reinforce(Agent):
     def ascend(self, episodes: Episodes, weight: Tensor) -> Tensor:
         """One update, by actions' weights; returns the mean size of its direction."""
         theta = self.network.theta
+        if keep := self.hp.baseline:
+            self.network.baseline = followed(self.network.baseline, weight, episodes.live, keep)
+            weight = weight - self.network.baseline[:, None, None]
         (direction,) = torch.autograd.grad(
             self.surrogate(theta, episodes, weight, self.hp.ent_coef).sum(), theta
         )
@@ -289,6 +295,12 @@ class Reinforce(Agent):
         names = ("return", "objective", "length")
         sums = EpisodeSums(count, *(played[name].sum() for name in names))
         return self.read(learned, sums)
+
+
+def followed(mean: Tensor, values: Tensor, live: Tensor, keep: float) -> Tensor:
+    """A running mean (R,), NaN at first, moved towards that of ``values`` (R, E, T) where live."""
+    newest = (values * live).sum((1, 2)) / live.sum((1, 2)).clamp(min=1.0)
+    return torch.where(mean.isnan(), newest, keep * mean + (1.0 - keep) * newest)
 
 
 def _horizon(envs: Any) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rewardzoo.agents.barfi import BARFI
-from rewardzoo.agents.common.episodes import EpisodeBuffer, Episodes
+from rewardzoo.agents.common.episodes import EpisodeBuffer, Episodes, discounted_returns
 from rewardzoo.agents.common.implicit import hypergradient
 from rewardzoo.agents.reinforce import Reinforce
 from rewardzoo.envs.alignment.maze import AlignmentMaze
@@ -73,10 +73,10 @@ def test_update_direction_is_the_sum_over_steps_by_hand() -> None:
             pi = (theta[0].reshape(4, 4) @ x).softmax(0)
             onehot = torch.nn.functional.one_hot(episodes.action[0, e, t], 4)
             want += torch.outer(onehot - pi, x).detach() * value / (3 * 50)
-            entropies.append(-float((pi * pi.log()).sum()))
+            entropies.append(-float((pi * pi.log()).sum().detach()))
     assert torch.allclose(got[0], want.flatten(), rtol=1e-3, atol=1e-5)
     entropy = agent.surrogate(theta, episodes, 0 * weight, 1.0)
-    assert float(entropy) == pytest.approx(sum(entropies) / len(entropies), rel=1e-5)
+    assert float(entropy.detach()) == pytest.approx(sum(entropies) / len(entropies), rel=1e-5)
     (slope,) = torch.autograd.grad(entropy.sum(), theta)
     shift = torch.zeros_like(theta)
     shift[0, 5] = 1e-2
@@ -384,10 +384,46 @@ def test_the_authors_potential_subtracts_the_advice_from_its_own_return() -> Non
     assert torch.allclose(one - two, torch.full_like(one, 2.0))
 
 
-@pytest.mark.parametrize("inner", INNER)
-def test_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(tmp_path: Any, inner: str) -> None:
+def test_a_baseline_is_the_running_mean_of_returns() -> None:
+    agent = barfi(baseline=0.5, ent_coef=0.0, reward={"init": "primary"})
+    old = fixed_episodes(agent)
+    for mean in (agent.network.baseline, agent.network.outer_baseline):
+        mean.fill_(torch.nan)  # as before the first update
+    weight = agent.returns(old)
+    live = old.live.bool()
+    means = [float(weight[live].mean()), float(weight[live].mean()) + 3.0]
+    for shift, mean in ((0.0, means[0]), (6.0, means[1])):  # the first, and half way to the next
+        agent.ascend(old, weight + shift)
+        assert float(agent.network.baseline) == pytest.approx(mean, rel=1e-4)
+    theta = agent.theta
+    outer = (agent.weights.phi.detach(), agent.weights.c.detach())
+    want = torch.autograd.grad(
+        agent.surrogate(theta.requires_grad_(), old, weight - means[1], 0.0).sum(), theta
+    )[0]
+    got = agent.direction(old, theta, outer)
+    assert torch.allclose(got, want, rtol=1e-3, atol=1e-5)
+    with pytest.raises(ValueError, match=r"baseline=0.5.*take 0"):
+        barfi(baseline=0.5, inner="actor_critic")
+
+
+def test_the_outer_baseline_is_a_slower_one_of_the_primary_reward() -> None:
+    agent = barfi(baseline=0.5)
+    rounds(agent, 3)
+    newest, longest = agent.play_round()
+    newest = newest.first(longest)
+    goals = discounted_returns(newest.rewards[..., 0], agent.hp.gamma)
+    mean = float(goals[newest.live.bool()].mean())
+    agent.network.outer_baseline.fill_(1.0)
+    agent.hypergradient(newest)
+    assert float(agent.network.outer_baseline) == pytest.approx(0.99 + 0.01 * mean, rel=1e-4)
+
+
+@pytest.mark.parametrize(("inner", "baseline"), [*((i, 0.0) for i in INNER), ("reinforce", 0.9)])
+def test_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(
+    tmp_path: Any, inner: str, baseline: float
+) -> None:
     for auxiliary, env in ((MazeLure(), MAZE), (PoleRule(), "rewardzoo/AlignmentCartPole-v0")):
-        agent = barfi(auxiliary, env=env, inner=inner)
+        agent = barfi(auxiliary, env=env, inner=inner, baseline=baseline)
         rounds(agent, 4)
         agent.save(tmp_path / "a.pt")
         fn = AlignmentReward(auxiliary, order=1)
