@@ -158,9 +158,10 @@ TASKS = {
             BAD: lambda obs: 5.0 * (obs[:, 1] > 0).float(),
         },
         episodes={"smoke": 6, "quick": 240, "full": 500},
+        # All of twenty tuning seeds arrive, misled; with a reward that learns 2.5 times as fast, 15.
         barfi={
             "learning_rate": 5e-4,
-            "reward_learning_rate": 5e-2,
+            "reward_learning_rate": 2e-2,
             "first": 60,
             "buffer": 51,
             "outer_episodes": 3,
