@@ -21,7 +21,8 @@ from rewardzoo.rewards.base import RewardFunction, env_reward
 from rewardzoo.rewards.calm import Calm
 from rewardzoo.verdicts import decided, within
 
-from .common.keyroom import curves_of_success, does_not_help, success, train_in_key_room
+from .common.keyroom import train_in_key_room
+from .common.successes import curves_of_success, does_not_help, success
 
 SPARSE, ONCE, POTENTIAL, RANDOM = (
     "sparse",

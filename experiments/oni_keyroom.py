@@ -19,7 +19,8 @@ from rewardzoo.rewards.base import RewardFunction, env_reward
 from rewardzoo.rewards.oni import OniRetrieval, mixed
 from rewardzoo.rewards.oni_learned import OniClassification, OniRanking
 
-from .common.keyroom import beats, curves_of_success, does_not_help, train_in_key_room
+from .common.keyroom import train_in_key_room
+from .common.successes import beats, curves_of_success, does_not_help
 
 EXTRINSIC, RETRIEVAL, CLASSIFICATION, RANKING, EMBEDDED, RANDOM = (
     "extrinsic only",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rewardzoo.experiments import calm_eval, calm_keyroom, oni_keyroom, oni_nethack
-from rewardzoo.experiments.common.keyroom import beats, does_not_help
+from rewardzoo.experiments import calm_eval, calm_keyroom, oni_keyroom, oni_messages
+from rewardzoo.experiments.common.successes import beats, does_not_help
 from rewardzoo.results import ArmResult, Results
 
 NOISE = np.array([-0.02, 0.01, 0.0, 0.02, -0.01])
@@ -59,8 +59,8 @@ def test_a_control_must_not_lie_above(mine, outcome):
 
 @pytest.mark.parametrize(("value", "outcome"), [(0.95, "holds"), (0.6, "fails")])
 def test_generalisation_is_judged_by_its_interval(value, outcome):
-    made = results(**{oni_nethack.CLASSIFIER: {"balanced": value}})
-    assert oni_nethack.generalises(oni_nethack.CLASSIFIER)(made).outcome == outcome
+    made = results(**{oni_messages.CLASSIFIER: {"balanced": value}})
+    assert oni_messages.generalises(oni_messages.CLASSIFIER)(made).outcome == outcome
 
 
 def test_the_verdicts_of_the_evaluation_can_fail():
