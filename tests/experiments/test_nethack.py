@@ -1,11 +1,11 @@
-"""The key-room experiments: their claims can come out every way."""
+"""The experiments on NetHack: their claims can come out every way."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from rewardzoo.experiments import calm_eval, calm_keyroom, oni_keyroom, oni_messages
+from rewardzoo.experiments import calm_eval, calm_keyroom, oni_keyroom, oni_messages, oni_nethack
 from rewardzoo.experiments.common.successes import beats, does_not_help
 from rewardzoo.results import ArmResult, Results
 
@@ -63,6 +63,18 @@ def test_generalisation_is_judged_by_its_interval(value, outcome):
     assert oni_messages.generalises(oni_messages.CLASSIFIER)(made).outcome == outcome
 
 
+@pytest.mark.parametrize(
+    ("paid", "outcome"), [(3.0, "holds"), (1.2, "fails"), (1.5, "inconclusive")]
+)
+def test_exploring_for_messages_is_judged_against_chance(paid, outcome):
+    arm = ArmResult(
+        oni_nethack.FREE, "", "", "", list(range(5)), {},
+        {"return": paid + NOISE, "chance": np.ones(5)},
+    )  # fmt: skip
+    made = Results("x", "", "", [arm], "", "", {})
+    assert oni_nethack.explores(made).outcome == outcome
+
+
 def test_the_verdicts_of_the_evaluation_can_fail():
     good = {"f1": np.ones(5) - NOISE + 1, "balanced": 0.5}
     assert calm_eval.oracle_is_the_truth(results(**{calm_eval.ORACLE: good})).outcome == "holds"
@@ -84,6 +96,11 @@ def test_arms_differ_from_the_first_in_their_reward_alone():
         label: oni_keyroom.reward_of(label, 0).name
         for label in (oni_keyroom.EXTRINSIC, oni_keyroom.RANKING)
     }
+    arms = (oni_nethack.EXTRINSIC, oni_nethack.FREE)
+    assert [oni_nethack.reward_of(arm, 0).name for arm in arms] == [
+        "objective",
+        "clip(objective) + oni_retrieval",
+    ]
     assert names == {
         oni_keyroom.EXTRINSIC: "objective",
         oni_keyroom.RANKING: "clip(objective) + oni_ranking",
