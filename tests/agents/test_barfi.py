@@ -497,10 +497,10 @@ def test_refuses_what_it_cannot_learn() -> None:
 
 @pytest.mark.slow
 def test_barfi_overcomes_the_lure_that_captures_the_plain_sum() -> None:
-    """Half of the tuning seeds at least, within 600 rounds."""
+    """Four tuning seeds, within 600 rounds."""
     agent = barfi(
-        seeds=(0, 1, 2, 3), order=3, reward={"order": 3}, first=150, buffer=1000, updates=15,
+        seeds=(0, 1, 2, 3), order=3, reward={"order": 3}, first=150, buffer=300, updates=15,
         learning_rate=5e-4, reward_learning_rate=5e-2,
     )  # fmt: skip
     rounds(agent, 600)
-    assert int((agent.played["objective"].mean(1) > 60.0).sum()) >= 2
+    assert (agent.played["objective"].mean(1) > 60.0).all()
