@@ -1,12 +1,13 @@
 """Do judged messages help to find the stairs of a level of NetHack?
 
 Zheng et al. (2024): on NetHack's sparse tasks the environment's reward alone teaches nothing, and
-messages that a judge calls helpful do. Scaled down from 2e9 steps to 400,000: the first level's
-stairs (``NetHackStaircase``: 1 for standing on them, no other reward, 500 steps an episode), the
-judge is the rules (an ideal language model), the policy sees 15 x 15 glyphs around the hero, his
-numbers and the message, and has no memory. Messages are judged and reward models fitted while the
-agent plays, as in ``oni_keyroom``; what helps is what serves the game's score (kills, gold, doors
-that open), none of which is the stairs.
+messages that a judge calls helpful do. Scaled down from 2e9 steps to 300,000: the first level's
+stairs (``NetHackStaircase``: 1 for standing on them, no other reward, 500 steps an episode; play by
+chance finds them in .15 of the episodes), the judge is the rules (an ideal language model), the
+policy sees 15 x 15 glyphs around the hero, his numbers and the message, and has no memory. What
+helps is what serves the game's score (kills, gold, doors that open), none of which is the stairs.
+Of the reward models only retrieval: networks fitted while playing take four times as long here, and
+what they say of messages that nobody judged is ``oni_messages``'s question.
 
 Without the environment's reward (the paper's reward-free setting, on ``NetHackScore``) the agent
 should at least collect more of what the judge praises than play by chance does.
@@ -26,17 +27,14 @@ from rewardzoo.metrics.statistics import stratified_bootstrap
 from rewardzoo.results import Results, Verdict
 from rewardzoo.rewards.base import RewardFunction, env_reward
 from rewardzoo.rewards.oni import OniRetrieval, mixed
-from rewardzoo.rewards.oni_learned import OniClassification, OniRanking
 from rewardzoo.rewards.wrappers import VectorRewardWrapper
 from rewardzoo.verdicts import above
 
 from .common.successes import beats, curves_of_success, does_not_help, train_and_count
 
-EXTRINSIC, RETRIEVAL, CLASSIFICATION, RANKING, RANDOM, FREE = (
+EXTRINSIC, RETRIEVAL, RANDOM, FREE = (
     "extrinsic only",
     "retrieval",
-    "classification",
-    "ranking",
     "retrieval, random labels",
     "reward-free",
 )
@@ -50,6 +48,9 @@ WORLD: dict[str, Any] = {
     "max_episode_steps": 500,
     "num_workers": 0,  # jobs side by side have no core to spare
 }
+# Looked at on seeds 0 and 1: there the environment's reward teaches nothing in 500,000 steps (.07 to
+# .12 throughout); retrieval rises to .2 on seed 0, and not on seed 1 with thrice the weight, with
+# twice the epochs or with fewer actions.
 PPO_SETTINGS: dict[str, Any] = {
     "num_steps": 64,
     "num_epochs": 2,
@@ -64,10 +65,6 @@ def reward_of(label: str, seed: int) -> RewardFunction:
     """The reward function of an arm."""
     if label == EXTRINSIC:
         return 1.0 * env_reward
-    if label == CLASSIFICATION:
-        return mixed(OniClassification("rules", GOAL, seed=seed), 1.0, WEIGHT)
-    if label == RANKING:
-        return mixed(OniRanking("rules", GOAL, seed=seed), 1.0, WEIGHT)
     judge: Any = RandomJudge(RANDOM_RATE, seed) if label == RANDOM else "rules"
     return mixed(OniRetrieval(judge, GOAL), 0.0 if label == FREE else 1.0, WEIGHT)
 
@@ -126,27 +123,24 @@ EXPERIMENT = Experiment(
     grid=[
         *(
             Measure(label, partial(train, label=label))
-            for label in (EXTRINSIC, RETRIEVAL, CLASSIFICATION, RANKING, RANDOM)
+            for label in (EXTRINSIC, RETRIEVAL, RANDOM)
         ),
         Measure(FREE, explore),
     ],
     budgets={
         "smoke": Budget(total_timesteps=4_096, num_envs=32, eval_episodes=0, seeds=1),
-        "quick": Budget(total_timesteps=400_000, num_envs=32, eval_episodes=0, seeds=5),
+        "quick": Budget(total_timesteps=300_000, num_envs=32, eval_episodes=0, seeds=5),
         "full": Budget(total_timesteps=10_000_000, num_envs=32, eval_episodes=0, seeds=10),
     },
     claims=[
-        *(
-            Claim(
-                f"{label.capitalize()} beats the environment's reward alone",
-                beats(
-                    label,
-                    EXTRINSIC,
-                    f"With {label} of messages judged by rules, PPO finds the stairs more often "
-                    "than with the environment's reward alone.",
-                ),
-            )
-            for label in (RETRIEVAL, CLASSIFICATION, RANKING)
+        Claim(
+            "Retrieval beats the environment's reward alone",
+            beats(
+                RETRIEVAL,
+                EXTRINSIC,
+                "With retrieval of messages judged by rules, PPO finds the stairs more often than "
+                "with the environment's reward alone.",
+            ),
         ),
         Claim(
             "Random labels do not help",
