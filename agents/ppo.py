@@ -50,6 +50,8 @@ class PPOHyperparameters:
     normalize_advantage: bool = hyper(True, "standardise advantages in every minibatch")
     ent_coef: float = hyper(0.0, "weight of the entropy bonus", low=0.0)
     vf_coef: float = hyper(0.5, "weight of the value loss", low=0.0)
+    intrinsic: str | None = hyper(None, "reward term with a value head and discount of its own")
+    intrinsic_gamma: float = hyper(0.99, "its discount", low=0.0, high=1.0)
     max_grad_norm: float = hyper(0.5, "gradients are scaled down to this norm", low=0.0)
     target_kl: float | None = hyper(
         None, "stop an update beyond 1.5 times this divergence (asks the device every step)"
@@ -79,9 +81,9 @@ class Batch(NamedTuple):
     obs: Obs  # (B, ...)
     action: Tensor  # (B, ...)
     logp: Tensor  # (B,), under the policy that acted
-    value: Tensor  # (B,), at that time
+    value: Tensor  # (B,), at that time; (B, 2) with a head for an intrinsic reward
     advantage: Tensor  # (B,)
-    returns: Tensor  # (B,), the value's target
+    returns: Tensor  # like value, its target
     weight: Tensor | None  # (B,) float32, 0 on dead steps; None where all count
     began: Tensor  # (B,) bool
     memory: Tensor | None  # (N, M) before the first step, for recurrent policies
@@ -129,7 +131,8 @@ def policy_and_value_loss(
         change = (value - batch.value).clamp(-hp.clip_range_vf, hp.clip_range_vf)
         value = batch.value + change
     error = batch.returns - value
-    value_loss = mean(error * error)
+    squared = error * error
+    value_loss = mean(squared if squared.ndim == 1 else squared.sum(-1))
     mean_entropy = mean(entropy)
     loss = policy_loss + hp.vf_coef * value_loss - hp.ent_coef * mean_entropy
     with torch.no_grad():
@@ -144,7 +147,9 @@ class PPO(PolicyAgent):
     """Proximal policy optimisation for discrete, multi-discrete and continuous actions.
 
     Takes Box, picture, Discrete and Dict observations; an entry ``action_mask`` of a Dict
-    observation forbids actions. With ``recurrent`` the policy has memory.
+    observation forbids actions. With ``recurrent`` the policy has memory. With ``intrinsic``, the
+    name of a term in ``info["reward_terms"]``, that part of the reward has a value head and a
+    discount of its own, and both kinds' advantages are added up (Burda et al. 2019).
 
     Args:
         env: a Gymnasium vector environment, a single one, or an id.
@@ -189,9 +194,9 @@ class PPO(PolicyAgent):
         )
         if compile:
             _check_compilable(hp, self._rows)
-        fits = compile and CompiledCollector.fits(self.envs)
+        fits = compile and hp.intrinsic is None and CompiledCollector.fits(self.envs)
         collector = CompiledCollector if fits else Collector
-        self.collector = collector(self.envs, self.device, self.network.memory_size)
+        self.collector = collector(self.envs, self.device, self.network.memory_size, hp.intrinsic)
         self._fused: FusedGradient | None = None
         self._update_loop: Loop | None = None
         if self.device.type == "cpu" and FusedGradient.fits(self.network, self.distribution):
@@ -219,7 +224,7 @@ class PPO(PolicyAgent):
     @torch.no_grad()
     def prepare(self, rollout: Rollout) -> Batch:
         """Values, log-probabilities and advantages of a rollout, flattened to B = T * N rows."""
-        hp, network = self.hp, self.network
+        network = self.network
         steps, num_envs = rollout.reward.shape
         obs, next_obs = trees.flat(rollout.obs), trees.flat(rollout.next_obs)
         action, began = trees.flat(rollout.action), trees.flat(rollout.began)
@@ -239,27 +244,37 @@ class PPO(PolicyAgent):
                 network.policy(features, obs), network.log_std, action
             )
             value = network.value(features)
-            next_value = network.value(self._after(next_obs, memories)).reshape(steps, num_envs)
-        shape = (steps, num_envs)
-        advantage = gae(
-            rollout.reward,
-            value.reshape(shape),
-            next_value,
-            rollout.terminated,
-            rollout.done,
-            hp.gamma,
-            hp.gae_lambda,
-        ).reshape(-1)
+            next_value = network.value(self._after(next_obs, memories))
+            next_value = next_value.reshape(steps, num_envs, *next_value.shape[1:])
+        advantage, returns = self._advantages(rollout, value, next_value)
         if network.moments is not None:
             network.moments.update(obs.to(torch.float32))
         weight = None if rollout.valid is None else trees.flat(rollout.valid).to(torch.float32)
         memory = None if network.core is None else rollout.memory
-        return Batch(obs, action, logp, value, advantage, advantage + value, weight, began, memory)
+        return Batch(obs, action, logp, value, advantage, returns, weight, began, memory)
+
+    def _advantages(
+        self, rollout: Rollout, value: Tensor, next_value: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(B,) advantages, of both kinds of reward together, and the values' targets."""
+        hp, ends = self.hp, (rollout.terminated, rollout.done)
+        if rollout.term is None:
+            now = value.reshape(rollout.reward.shape)
+            advantage = gae(rollout.reward, now, next_value, *ends, hp.gamma, hp.gae_lambda)
+            return advantage.reshape(-1), advantage.reshape(-1) + value
+        kinds = (rollout.reward - rollout.term, hp.gamma), (rollout.term, hp.intrinsic_gamma)
+        now = value.reshape(*rollout.reward.shape, 2)
+        each = [
+            gae(reward, now[..., i], next_value[..., i], *ends, gamma, hp.gae_lambda)
+            for i, (reward, gamma) in enumerate(kinds)
+        ]
+        both = torch.stack(each, -1).reshape(-1, 2)
+        return both.sum(-1), both + value
 
     def _next_value(self, rollout: Rollout, value: Tensor) -> Tensor:
-        """(T, N) values of the true successors, given those of the observations."""
+        """Values of the true successors, (T, N) or (T, N, 2), given those of the observations."""
         network = self.network
-        shape = rollout.reward.shape
+        shape = (*rollout.reward.shape, *value.shape[1:])
         if self.device.type != "cpu":
             next_obs = trees.flat(rollout.next_obs)
             return network.value(network.encode(next_obs)[1]).reshape(shape)
@@ -270,7 +285,7 @@ class PPO(PolicyAgent):
         rows[-1] = True
         rows = rows.reshape(-1)
         last = trees.rows(trees.flat(rollout.next_obs), rows)
-        next_value.view(-1)[rows] = network.value(network.encode(last)[1])
+        next_value.view(value.shape)[rows] = network.value(network.encode(last)[1])
         return next_value
 
     def update(self, batch: Batch) -> Tensor:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from rewardzoo.autoreset import StepTracker
 from rewardzoo.compiled import Loop, Tensors
 from rewardzoo.functional_vector import FunctionalVectorEnv
-from rewardzoo.transition import Obs, to_numpy
+from rewardzoo.transition import Obs, to_numpy, to_torch
 
 from . import trees
 
@@ -39,6 +39,7 @@ class Rollout(NamedTuple):
     valid: Tensor | None  # (T, N) bool; None where all are
     began: Tensor  # (T, N) bool, obs is the first of an episode
     memory: Tensor  # (N, M), the policy's memory before the first step
+    term: Tensor | None = None  # (T, N), the part of the reward that was asked for
 
     @property
     def done(self) -> Tensor:
@@ -62,6 +63,7 @@ class Collector:
         envs: any Gymnasium vector environment.
         device: where rollouts live.
         memory_size: of the policy, 0 for none.
+        term: a name in ``info["reward_terms"]``, to be kept beside the reward.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class Collector:
         envs: gymnasium.vector.VectorEnv[Any, Any, Any],
         device: torch.device,
         memory_size: int = 0,
+        term: str | None = None,
     ) -> None:
         self.envs = envs
+        self.term = term
         self.device = device
         self.tracker = StepTracker(envs, device)
         self.memory = torch.zeros(envs.num_envs, memory_size, device=device)
@@ -95,6 +99,7 @@ class Collector:
             noise: (T, N, ...), a row of which is given to ``act`` at each step.
         """
         steps: list[tuple[Any, ...]] = []
+        terms: list[Tensor] = []
         first_memory = self.memory
         tracker = self.tracker
         for t in range(num_steps):
@@ -119,13 +124,24 @@ class Collector:
                     began,
                 )
             )
+            if self.term is not None:
+                terms.append(self._term(info))
             if tracker.mode is AutoresetMode.DISABLED:
                 self._reset_rows(step.done)
         fields = [trees.stack(list(column)) for column in zip(*steps, strict=True)]
         if tracker.always_valid:
             fields[7] = None
-        rollout = Rollout(*fields, first_memory)
+        rollout = Rollout(*fields, first_memory, torch.stack(terms) if terms else None)
         return rollout, self._episodes(rollout)
+
+    def _term(self, info: dict[str, Any]) -> Tensor:
+        terms = info.get("reward_terms", {})
+        if self.term not in terms:
+            raise ValueError(
+                f"intrinsic={self.term!r}: the reward has no such term; "
+                + (f"it has {', '.join(terms)}" if terms else "it is no sum of reward functions")
+            )
+        return to_torch(terms[self.term], self.device)
 
     def _reset_rows(self, done: Tensor) -> None:
         """Begin the next episodes where autoreset is disabled."""

@@ -102,6 +102,7 @@ class FusedGradient:
             and encoder.ndim == 1
             and network.core is None
             and network.moments is None
+            and network.num_values == 1
             and all(isinstance(head, MLP) and head.activation is tanh for head in heads)
         )
 

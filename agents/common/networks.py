@@ -327,6 +327,7 @@ class ActorCritic(FlatModule):
         recurrent_size: width of the recurrent core.
         learned_std: whether there is a state-independent ``log_std`` (continuous actions).
         standardise: whether Box observations are standardised by running moments.
+        num_values: value heads; with more than one, values have a last dimension.
     """
 
     def __init__(
@@ -339,19 +340,20 @@ class ActorCritic(FlatModule):
         recurrent_size: int = 128,
         learned_std: bool = False,
         standardise: bool = False,
+        num_values: int = 1,
     ) -> None:
         super().__init__()
         if standardise and not isinstance(space, spaces.Box):
             raise ValueError("normalize_observations=True: expected a Box observation space")
         self.moments = RunningMoments(space.shape) if standardise else None  # type: ignore[arg-type]
         self.core: nn.GRUCell | nn.LSTMCell | None = None
-        self.memory_size = 0
+        self.memory_size, self.num_values = 0, num_values
         self.log_std = nn.Parameter(torch.zeros(num_outputs)) if learned_std else None
         if isinstance(space, spaces.Discrete) and not hidden and recurrent is None:
             self.encoder: nn.Module = nn.Identity()
             self.critic_encoder: nn.Module = self.encoder
             self.policy_head: nn.Module = Table(space, num_outputs)
-            self.value_head: nn.Module = Table(space, 1)
+            self.value_head: nn.Module = Table(space, num_values)
             return
         size = hidden[0] if hidden else 64
         self.encoder = encoder(space, size, activation)
@@ -367,7 +369,7 @@ class ActorCritic(FlatModule):
             width = recurrent_size
         self.width = width
         self.policy_head = MLP([width, *hidden, num_outputs], activation, 0.01)
-        self.value_head = MLP([width, *hidden, 1], activation, 1.0)
+        self.value_head = MLP([width, *hidden, num_values], activation, 1.0)
 
     def encode(self, obs: Obs) -> tuple[Tensor, Tensor]:
         """Features for the actor and for the critic (the same tensor where they are shared)."""
@@ -391,8 +393,9 @@ class ActorCritic(FlatModule):
         return self.policy(self.encoder(standardised), obs)
 
     def value(self, features: Tensor) -> Tensor:
-        """The value, (...,), of the critic's features."""
-        return self.value_head(features).squeeze(-1)
+        """The value, (...,), of the critic's features; (..., num_values) of several heads."""
+        value: Tensor = self.value_head(features)
+        return value.squeeze(-1) if self.num_values == 1 else value
 
     def remember(self, features: Tensor, memory: Tensor, began: Tensor) -> Tensor:
         """One step of the recurrent core; rows that began an episode start from zero memory.

@@ -44,6 +44,7 @@ class PolicyAgent(Agent):
                 hp.recurrent_size,
                 self.distribution.learned_std,
                 hp.normalize_observations,
+                2 if getattr(hp, "intrinsic", None) else 1,
             )
         self.network.to(self.device)
         self.parameters = self.network.flatten()

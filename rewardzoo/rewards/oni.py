@@ -245,7 +245,8 @@ def mixed(
 ) -> RewardFunction:
     """``extrinsic_coef * clip(scale * r, -10, 10) + intrinsic_coef * intrinsic``.
 
-    Only the environment's own reward is scaled and clipped.
+    Only the environment's own reward is scaled and clipped. ``PPO(envs, intrinsic="oni_retrieval")``
+    gives the other part a value head and a discount of its own.
     """
     extrinsic = Clip(number("scale", scale) * env_reward, -10.0, 10.0)
     return extrinsic_coef * extrinsic + intrinsic_coef * intrinsic
