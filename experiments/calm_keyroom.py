@@ -2,9 +2,10 @@
 
 Pignatelli et al. (2024) let a language model say which transitions achieve a subgoal and pay for
 them. Scaled down: MiniHack's KeyRoom-S5, PPO without memory and 120,000 steps instead of ten
-million; the judge is the rule-based oracle (an ideal language model), or chance. What is kept is
-the question: does this advice change what is learned? (``calm_eval`` measures the embedded model
-as a judge: its verdicts are hardly better than chance, and too slow to be given in the loop.)
+million; the judge is the rule-based oracle (an ideal language model), chance, or the embedded
+model. That one answers in the background, one or two transitions a second, so that most of what PPO
+does is never judged (and no two runs are alike); ``calm_eval`` measures how well it judges. What is
+kept is the question: does this advice change what is learned?
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from rewardzoo.verdicts import decided, within
 from .common.keyroom import train_in_key_room
 from .common.successes import curves_of_success, does_not_help, success
 
-SPARSE, ONCE, POTENTIAL, RANDOM = (
+SPARSE, ONCE, POTENTIAL, RANDOM, EMBEDDED = (
     "sparse",
     "oracle, paid once",
     "oracle, potential",
     "random labels",
+    "embedded model",
 )
 ENOUGH, GAIN, SAME = 0.8, 0.5, 0.15  # success; fixed before looking
 
@@ -39,7 +41,7 @@ def reward_of(label: str) -> RewardFunction:
         return 1.0 * env_reward
     if label == POTENTIAL:
         return env_reward + Calm("oracle", pay="potential")
-    return env_reward + Calm({ONCE: "oracle", RANDOM: "random"}[label])
+    return env_reward + Calm({ONCE: "oracle", RANDOM: "random", EMBEDDED: "smollm2"}[label])
 
 
 def train(trial: Any, label: str) -> dict[str, float]:
@@ -85,7 +87,8 @@ EXPERIMENT = Experiment(
     paper="Pignatelli et al. (2024), Assessing the zero-shot capabilities of LLMs for action "
     "evaluation in RL",
     grid=[
-        Measure(label, partial(train, label=label)) for label in (SPARSE, ONCE, RANDOM, POTENTIAL)
+        Measure(label, partial(train, label=label))
+        for label in (SPARSE, ONCE, RANDOM, POTENTIAL, EMBEDDED)
     ],
     budgets={
         "smoke": Budget(total_timesteps=2_048, num_envs=8, eval_episodes=0, seeds=2),

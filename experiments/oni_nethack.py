@@ -3,8 +3,9 @@
 Zheng et al. (2024): on NetHack's sparse tasks the environment's reward alone teaches nothing, and
 messages that a judge calls helpful do. Scaled down from 2e9 steps to 300,000: the first level's
 stairs (``NetHackStaircase``: 1 for standing on them, no other reward, 500 steps an episode; play by
-chance finds them in .15 of the episodes), the judge is the rules (an ideal language model), the
-policy sees 15 x 15 glyphs around the hero, his numbers and the message, and has no memory. What
+chance finds them in .15 of the episodes). The policy sees 15 x 15 glyphs around the hero, his
+numbers and the message, and has no memory. The judges are rules (an ideal language model), chance,
+and the embedded model, which answers in the background (so that no two of its runs are alike). What
 helps is what serves the game's score (kills, gold, doors that open), none of which is the stairs.
 Of the reward models only retrieval: networks fitted while playing take four times as long here, and
 what they say of messages that nobody judged is ``oni_messages``'s question.
@@ -32,11 +33,12 @@ from rewardzoo.verdicts import above
 
 from .common.successes import beats, curves_of_success, does_not_help, train_and_count
 
-EXTRINSIC, RETRIEVAL, RANDOM, FREE = (
+EXTRINSIC, RETRIEVAL, RANDOM, FREE, EMBEDDED = (
     "extrinsic only",
     "retrieval",
     "retrieval, random labels",
     "reward-free",
+    "retrieval, embedded model",
 )
 GOAL, WEIGHT = "score", 0.1
 RANDOM_RATE = 0.1  # share of messages called helpful by chance: as many as the rules call so
@@ -65,7 +67,9 @@ def reward_of(label: str, seed: int) -> RewardFunction:
     """The reward function of an arm."""
     if label == EXTRINSIC:
         return 1.0 * env_reward
-    judge: Any = RandomJudge(RANDOM_RATE, seed) if label == RANDOM else "rules"
+    judge: Any = "smollm2" if label == EMBEDDED else "rules"
+    if label == RANDOM:
+        judge = RandomJudge(RANDOM_RATE, seed)
     return mixed(OniRetrieval(judge, GOAL), 0.0 if label == FREE else 1.0, WEIGHT)
 
 
@@ -123,6 +127,7 @@ EXPERIMENT = Experiment(
     grid=[
         *(Measure(label, partial(train, label=label)) for label in (EXTRINSIC, RETRIEVAL, RANDOM)),
         Measure(FREE, explore),
+        Measure(EMBEDDED, partial(train, label=EMBEDDED)),
     ],
     budgets={
         "smoke": Budget(total_timesteps=4_096, num_envs=32, eval_episodes=0, seeds=1),

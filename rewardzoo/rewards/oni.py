@@ -245,7 +245,7 @@ def mixed(
 ) -> RewardFunction:
     """``extrinsic_coef * clip(scale * r, -10, 10) + intrinsic_coef * intrinsic``.
 
-    Only the environment's own reward is scaled and clipped. ``PPO(envs, intrinsic="oni_retrieval")``
+    Only the environment's own reward is scaled and clipped. ``PPO(intrinsic="oni_retrieval")``
     gives the other part a value head and a discount of its own.
     """
     extrinsic = Clip(number("scale", scale) * env_reward, -10.0, 10.0)
