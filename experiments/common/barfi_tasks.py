@@ -275,9 +275,8 @@ def subtracted(task: Task, seeds: Sequence[int], rounds: int) -> dict[str, dict[
     """
     arms = {f"authors' shaping {kind}": advice for kind, advice in task.advice.items()}
     runs = len(arms) * len(seeds)
-    reward = AlignmentReward(
-        Blocks(*(advice() for advice in arms.values())), init="primary", runs=runs
-    )
+    blocks = Blocks(*(advice() for advice in arms.values()))
+    reward = AlignmentReward(blocks, parametrisation="scalar", runs=runs)  # which is not learned
     agent = BARFI(
         _envs(task, runs, reward),
         seeds=list(seeds) * len(arms),
