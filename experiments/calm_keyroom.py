@@ -3,9 +3,10 @@
 Pignatelli et al. (2024) let a language model say which transitions achieve a subgoal and pay for
 them. Scaled down: MiniHack's KeyRoom-S5, PPO without memory and 120,000 steps instead of ten
 million; the judge is the rule-based oracle (an ideal language model), chance, or the embedded
-model. That one answers in the background, one or two transitions a second, so that most of what PPO
-does is never judged (and no two runs are alike); ``calm_eval`` measures how well it judges. What is
-kept is the question: does this advice change what is learned?
+model. That one answers in the background: of a run's transitions some 190 differ in what it is
+shown; in the first run it judged less than half of them by the end, in the others nearly all, from
+the cache that runs share (so that no two runs are alike). What is kept is the question: does this
+advice change what is learned? (``calm_eval`` measures the judges themselves.)
 """
 
 from __future__ import annotations
