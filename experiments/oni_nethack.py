@@ -97,7 +97,9 @@ def paid_by_chance(envs: VectorRewardWrapper, trial: Any) -> float:
     rng = np.random.default_rng(trial.seed)
     envs.reset(seed=trial.seed)
     total, episodes = 0.0, 0
-    for _ in range(min(CHANCE_STEPS, trial.budget.total_timesteps) // envs.num_envs):
+    for step in range(min(CHANCE_STEPS, trial.budget.total_timesteps) // envs.num_envs):
+        if step % PPO_SETTINGS["num_steps"] == 0:  # as often as an agent lets messages be judged
+            envs.reward_function.update()
         actions = rng.integers(envs.single_action_space.n, size=envs.num_envs)  # type: ignore[attr-defined]
         info = envs.step(actions)[4]
         ended = info["_episode"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,14 @@ def test_exploring_for_messages_is_judged_against_chance(paid, outcome):
     )  # fmt: skip
     made = Results("x", "", "", [arm], "", "", {})
     assert oni_nethack.explores(made).outcome == outcome
+
+
+def test_play_by_chance_is_judged_and_paid():
+    pytest.importorskip("nle")
+    budget = types.SimpleNamespace(num_envs=32, total_timesteps=16_000)
+    trial = types.SimpleNamespace(seed=0, budget=budget, device="cpu")
+    envs = oni_nethack.worlds("NetHackScore", oni_nethack.FREE, trial)
+    assert oni_nethack.paid_by_chance(envs, trial) > 0
 
 
 def test_the_verdicts_of_the_evaluation_can_fail():
