@@ -8,8 +8,9 @@ episodes ("old episodes": as BARFI's learner does). Shaping by a potential is, t
 baseline: it should change little, for better or worse. The authors' own shaping subtracts the
 advice, which sees actions, from the return, and so turns it round: bad advice helps.
 
-Read the mountain car with care: BARFI's own learner, slow as it is, is not misled by the plain sum
-either ("plain sum, old episodes"), so its success there says little of the reward that it learns.
+Read the mountain car with care: BARFI's own learner, slow as it is, is seldom misled by the plain
+sum either ("plain sum, old episodes"), so its success there says little of the reward that it
+learns. In the maze and on the pole that learner is wrecked by the sum, and BARFI is not.
 
 A task is an experiment: ``barfi_maze``, ``barfi_cart_pole``, ``barfi_mountain_car``,
 ``barfi_half_cheetah``. Its seeds and arms are learned as one batch by the first job, so that one
