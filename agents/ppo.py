@@ -207,6 +207,11 @@ class PPO(PolicyAgent):
         large = self._fused is not None and self._rows > self._part * hp.num_minibatches
         self._compiles_update = compile and not large
 
+    @property
+    def num_values(self) -> int:
+        """A second head for the intrinsic reward."""
+        return 1 if self.hp.intrinsic is None else 2
+
     # ---- one iteration -----------------------------------------------------------------------
 
     def iterate(self) -> dict[str, float]:

@@ -44,10 +44,15 @@ class PolicyAgent(Agent):
                 hp.recurrent_size,
                 self.distribution.learned_std,
                 hp.normalize_observations,
-                2 if getattr(hp, "intrinsic", None) else 1,
+                self.num_values,
             )
         self.network.to(self.device)
         self.parameters = self.network.flatten()
+
+    @property
+    def num_values(self) -> int:
+        """How many value heads the network has."""
+        return 1
 
     def collect(self) -> tuple[Rollout, EpisodeSums]:
         """Play ``num_steps`` steps in every environment."""
