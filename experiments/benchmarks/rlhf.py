@@ -253,16 +253,16 @@ def _scoring() -> list[Row]:
     """Five reward models against one, on completions of the laboratory's language and longer."""
     from rewardzoo.rlhf.decoder import Decoder, DecoderConfig
     from rewardzoo.rlhf.ensembles import Ensemble
-    from rewardzoo.rlhf.laboratory import LaboratoryConfig, Language
     from rewardzoo.rlhf.reward_models import RewardModel
     from rewardzoo.rlhf.scoring import decoder_scores
+    from rewardzoo.rlhf.world import Chain
 
-    config = LaboratoryConfig(VOCABULARY, PROMPT, COMPLETION)
     decoder = Decoder(DecoderConfig(VOCABULARY, PROMPT + COMPLETION, WIDTH, LAYERS))
     members = [RewardModel(decoder, seed) for seed in range(MEMBERS)]
     ensemble, one = Ensemble(members), members[0]
     alone = {name: tensor.unsqueeze(0) for name, tensor in one.state_dict().items()}
-    batch = Language(config, 0).corpus(SCORED, torch.Generator().manual_seed(0))
+    language = Chain(VOCABULARY, PROMPT, COMPLETION, 0)
+    batch = language.corpus(SCORED, torch.Generator().manual_seed(0))
     longest = batch._replace(completion_mask=torch.ones_like(batch.completion_mask))
     five = "five"
     readings = interleave(

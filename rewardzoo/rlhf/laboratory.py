@@ -1,19 +1,18 @@
 """The gold-reward laboratory of Gao et al. (2023), with a language that takes a second to learn.
 
-A known function plays the human (the gold reward). Proxies are trained on pairs that it labels,
-with noise; policies optimise the proxies; gold is only measured.
+A known function plays the human (the gold reward, ``world.py``). Proxies are trained on pairs that
+it labels, with noise; policies optimise the proxies; gold is only measured.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..checkpoint import load_checkpoint, save_checkpoint
 from .decoder import Decoder, DecoderConfig, LanguageModel
@@ -21,8 +20,7 @@ from .pairs import PairBatch
 from .reward_models import RewardModel, train_reward_model
 from .sampling import sample
 from .sequences import Sequences, completion_logits, gather_logps, sequence_kl
-
-BOS, EOS = 0, 1
+from .world import Chain, Characters, Formula, Gold, Language, learned_gold
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,12 @@ class LaboratoryConfig:
     """What is fixed before anything is learned.
 
     Args:
-        vocab_size: tokens, BOS and EOS among them.
-        prompt_length: tokens of a prompt, uniform.
+        language: "chain", a random one for each world, or the path of a text, whose characters
+            are its tokens.
+        gold: "formula"; "network", fitted to it, four times as wide as the models, which stand for
+            the human by what they say where the formula was not seen.
+        vocab_size: tokens, BOS and EOS among them; of a text, what it has.
+        prompt_length: tokens of a prompt.
         new_tokens: longest response.
         bend: saturation of good tokens: repeating one pays less and less, then costs.
         noise: probability that a pair's label is flipped.
@@ -42,6 +44,8 @@ class LaboratoryConfig:
         sft_steps: of supervised training, 128 sequences each.
     """
 
+    language: str = "chain"
+    gold: str = "formula"
     vocab_size: int = 32
     prompt_length: int = 4
     new_tokens: int = 16
@@ -56,92 +60,8 @@ class LaboratoryConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.noise < 0.5:
             raise ValueError(f"noise={self.noise}: expected a number in [0, .5)")
-
-
-class Language:
-    """A random order-1 Markov chain over tokens: what responses are drawn from.
-
-    Args:
-        config: its size.
-        seed: of the chain.
-    """
-
-    def __init__(self, config: LaboratoryConfig, seed: int) -> None:
-        self.config = config
-        generator = torch.Generator().manual_seed(seed * 7919 + 1)
-        v = config.vocab_size
-        logits = 1.2 * torch.randn(v, v, generator=generator)
-        logits[:, [BOS, EOS]] = -torch.inf
-        self.next = 0.93 * torch.softmax(logits, 1)
-        self.next[:, EOS] = 0.07
-
-    def prompts(self, n: int, generator: torch.Generator) -> Tensor:
-        """(n, prompt_length) uniform content tokens."""
-        shape = (n, self.config.prompt_length)
-        return torch.randint(2, self.config.vocab_size, shape, generator=generator)
-
-    def corpus(self, n: int, generator: torch.Generator) -> Sequences:
-        """Prompts with responses of the chain."""
-        prompts = self.prompts(n, generator)
-        ids = [prompts]
-        token = prompts[:, -1]
-        running = torch.ones(n, dtype=torch.bool)
-        masks = []
-        for _ in range(self.config.new_tokens):
-            token = torch.multinomial(self.next[token], 1, generator=generator).squeeze(1)
-            token = torch.where(running, token, EOS)
-            ids.append(token.unsqueeze(1))
-            masks.append(running)
-            running = running & (token != EOS)
-        return Sequences(torch.cat(ids, 1), torch.stack(masks, 1))
-
-    def entropy(self, batch: Sequences) -> Tensor:
-        """Nats a token that the chain itself spends on a batch, a scalar."""
-        before = batch.ids[:, batch.prompt_length - 1 : -1]
-        p = self.next[before]
-        each = -(torch.xlogy(p, p)).sum(-1)
-        return (each * batch.completion_mask).sum() / batch.completion_mask.sum()
-
-
-class Gold:
-    """The gold reward: weights of tokens that saturate, a match with the prompt, bigrams, length.
-
-    Args:
-        config: of the laboratory.
-        seed: of the weights.
-    """
-
-    def __init__(self, config: LaboratoryConfig, seed: int) -> None:
-        self.config = config
-        generator = torch.Generator().manual_seed(seed * 7919 + 2)
-        v = config.vocab_size
-        self.w = torch.randn(v, generator=generator)
-        self.bigrams = 0.7 * torch.randn(v, v, generator=generator)
-        self.mean, self.std = 0.0, 1.0
-
-    def __call__(self, batch: Sequences) -> Tensor:
-        """Gold (B,) in units of the standard deviation over base samples."""
-        return (self.raw(batch) - self.mean) / self.std
-
-    def raw(self, batch: Sequences) -> Tensor:
-        """Before standardisation, (B,)."""
-        y = batch.completions
-        content = batch.completion_mask & (y != EOS)
-        hot = F.one_hot(y, self.config.vocab_size) * content.unsqueeze(-1)
-        count = hot.sum(1).float()
-        bent = count - self.config.bend * count * (count - 1)
-        tokens = torch.where(self.w > 0, bent, count) @ self.w
-        asked = F.one_hot(batch.prompts, self.config.vocab_size).sum(1).float()
-        match = torch.minimum(count, asked).sum(1)
-        both = content[:, 1:] & content[:, :-1]
-        bigrams = 0.5 * (self.bigrams[y[:, :-1], y[:, 1:]] * both).sum(1)
-        length = 0.02 * (content.sum(1) - 8).clamp(min=0).float() ** 2
-        return tokens + match + bigrams - length
-
-    def standardise(self, base: Sequences) -> None:
-        """Take mean and standard deviation over a base policy's samples."""
-        raw = self.raw(base)
-        self.mean, self.std = float(raw.mean()), float(raw.std())
+        if self.gold not in ("formula", "network"):
+            raise ValueError(f"gold={self.gold!r}: expected formula or network")
 
 
 class Laboratory:
@@ -152,6 +72,8 @@ class Laboratory:
         config: what is fixed.
         cache: folder where base policies and proxies are kept, so that arms share them.
         world: seed of the language and of gold; default: ``seed``.
+        gold: scores (B,) of ``Sequences`` that stand for the human instead of the configured ones,
+            as those of a judge that reads ``language.decode``.
     """
 
     def __init__(
@@ -160,16 +82,40 @@ class Laboratory:
         config: LaboratoryConfig | None = None,
         cache: str | Path | None = None,
         world: int | None = None,
+        gold: Callable[[Sequences], Tensor] | None = None,
     ) -> None:
         self.seed = seed
-        self.world = world = seed if world is None else world
-        self.config = config or LaboratoryConfig()
-        self.language = Language(self.config, world)
-        self.gold = Gold(self.config, world)
+        self.world = seed if world is None else world
+        self.config = c = config or LaboratoryConfig()
+        self.language = self._language()
+        self.config = replace(c, vocab_size=self.language.vocab_size)
         self.cache = None if cache is None else Path(cache)
         self.policy = self.sft(0)
         self.base = self.sample(self.policy, 4096, stream=3)
+        # Proxies that somebody else's scores have labelled are kept nowhere: they have no name.
+        self._proxies = self.cache if gold is None else None
+        self.gold = Gold(gold or self._human())
         self.gold.standardise(self.base)
+
+    def _language(self) -> Language:
+        c = self.config
+        if c.language == "chain":
+            return Chain(c.vocab_size, c.prompt_length, c.new_tokens, self.world)
+        return Characters(c.language, c.prompt_length, c.new_tokens)
+
+    def _human(self) -> Callable[[Sequences], Tensor]:
+        c = self.config
+        formula = Formula(c.vocab_size, c.bend, self.world)
+        if c.gold == "formula":
+            return formula
+        file = self.cache and self.cache / f"gold-{self.world}-{self._name(*asdict(c))}.pt"
+        width = 4 * c.width
+        return learned_gold(formula, self.language, width, c.layers, self.world, file).raw
+
+    def _name(self, *fields: str) -> str:
+        """Of a file whose content depends on these of the configuration."""
+        values = {**asdict(self.config), "language": self.language.name}
+        return "-".join(str(values[field]) for field in fields)
 
     def generator(self, stream: int) -> torch.Generator:
         """Randomness of this world's own; streams do not overlap."""
@@ -188,9 +134,8 @@ class Laboratory:
     def sft(self, member: int) -> Decoder:
         """A base policy: from initial weights and a corpus draw of its own for each ``member``."""
         c = self.config
-        keys = {k: v for k, v in asdict(c).items() if k in _SHAPE}
-        name = "-".join(str(v) for v in keys.values())
-        file = self.cache and self.cache / f"sft-{self.world}-{self.seed}-{member}-{name}.pt"
+        name = f"sft-{self.world}-{self.seed}-{member}-{self._name(*_TAUGHT)}.pt"
+        file = self.cache and self.cache / name
         size = DecoderConfig(c.vocab_size, c.prompt_length + c.new_tokens, c.width, c.layers)
         model = Decoder(size, seed=self.seed * 7919 + member)
         generator = self.generator(1_000 + member)
@@ -220,9 +165,8 @@ class Laboratory:
         c = self.config
         backbone = self.policy if pretrained == 0 else self.sft(pretrained)
         n = n_pairs or c.n_pairs
-        shape = "-".join(str(v) for v in asdict(c).values())
-        name = f"rm-{self.world}-{self.seed}-{member}-{pretrained}-{n}-{shape}.pt"
-        file = self.cache and self.cache / name
+        of = f"{self.world}-{self.seed}-{member}-{pretrained}-{n}"
+        file = self._proxies and self._proxies / f"rm-{of}-{self._name(*asdict(c))}.pt"
         if file and file.is_file():
             model = RewardModel(backbone)
             model.load_state_dict(load_checkpoint(file, "reward model")["weights"])
@@ -253,7 +197,10 @@ class Laboratory:
         }
 
 
-_SHAPE = ("vocab_size", "prompt_length", "new_tokens", "width", "layers", "sft_steps")
+# What a base policy depends on.
+_TAUGHT = (
+    "language", "vocab_size", "prompt_length", "new_tokens", "width", "layers", "sft_steps",
+)  # fmt: skip
 
 
 def fitted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ from rewardzoo.rlhf.denoising import preference_strength
 from rewardzoo.rlhf.ensembles import Ensemble
 from rewardzoo.rlhf.evaluation import accuracy, auroc
 from rewardzoo.rlhf.iterative import SuperHF, best_of_n
-from rewardzoo.rlhf.laboratory import EOS, Laboratory, LaboratoryConfig
+from rewardzoo.rlhf.laboratory import Laboratory, LaboratoryConfig
 from rewardzoo.rlhf.offline import OfflineTrainer
 from rewardzoo.rlhf.online import OnlineConfig, OnlineTrainer
 from rewardzoo.rlhf.reward_models import (
@@ -26,6 +27,7 @@ from rewardzoo.rlhf.reward_models import (
     train_reward_model,
 )
 from rewardzoo.rlhf.sequences import Sequences, pack, sequence_logps, token_logps
+from rewardzoo.rlhf.world import EOS, Characters
 
 CONFIG = LaboratoryConfig(width=32, layers=1, sft_steps=100, n_pairs=500)
 
@@ -48,19 +50,18 @@ def test_a_world_is_a_language_and_a_gold_and_the_seed_all_that_is_drawn(tmp_pat
     config = LaboratoryConfig(width=16, layers=1, sft_steps=2, n_pairs=20)
     whole, other = Laboratory(3, config, tmp_path), Laboratory(4, config, tmp_path, world=3)
     assert torch.equal(whole.language.next, other.language.next)
-    assert torch.equal(whole.gold.w, other.gold.w)
+    assert torch.equal(whole.gold.raw.w, other.gold.raw.w)
     first, second = (lab.policy.state_dict().values() for lab in (whole, other))
     assert not all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert not torch.equal(whole.pairs(20, 0.0)[0].chosen.ids, other.pairs(20, 0.0)[0].chosen.ids)
     alone = Laboratory(4, config, tmp_path)  # of the same seed and folder, in another world
-    assert not torch.equal(alone.gold.w, other.gold.w)
+    assert not torch.equal(alone.gold.raw.w, other.gold.raw.w)
     first, second = (lab.policy.state_dict().values() for lab in (alone, other))
     assert not all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_gold_of_a_hand_computed_response(lab):
-    gold = copy.deepcopy(lab.gold)
-    gold.mean, gold.std = 0.0, 1.0
+    gold = copy.deepcopy(lab.gold.raw)
     gold.w = torch.arange(32.0) - 10
     batch = pack([[2, 2, 3, 4]], [[12, 12, 2, EOS]])
     bend = CONFIG.bend
@@ -83,6 +84,62 @@ def test_pairs_are_in_the_order_of_gold_unless_flipped(lab):
     assert torch.equal(gap[~tie] > 0, ~flipped[~tie]) and tie.float().mean() < 0.05
     assert abs(int(flipped.sum()) - 250) < 5 * (1000 * 0.25 * 0.75) ** 0.5
     assert torch.equal(pairs.chosen.prompts, pairs.rejected.prompts)
+
+
+def test_a_network_stands_for_the_human_where_the_paper_has_one(tmp_path):
+    config = LaboratoryConfig(width=16, layers=1, sft_steps=50, n_pairs=50, gold="network")
+    lab = Laboratory(0, config, tmp_path)
+    assert lab.gold.raw.__self__.backbone.width == 64
+    formula = Laboratory(0, dataclasses.replace(config, gold="formula"), tmp_path).gold
+    both = torch.stack([lab.gold(lab.base), formula(lab.base)])
+    assert float(torch.corrcoef(both)[0, 1]) > 0.7  # on the language
+    repeated = pack([[2, 2, 2, 2]] * 30, [[v] * 16 for v in range(2, 32)])
+    apart = (lab.gold(repeated) - formula(repeated)).abs().mean()
+    assert float(apart) > 3 * float((both[0] - both[1]).abs().mean())  # and off it
+    again = Laboratory(0, config, tmp_path)  # from its file
+    assert torch.equal(again.gold(repeated), lab.gold(repeated))
+    other = Laboratory(1, config, tmp_path, world=0)  # the human is the world's
+    assert torch.equal(other.gold.raw(repeated), lab.gold.raw(repeated))
+
+
+def test_any_function_stands_for_the_human(tmp_path):
+    config = LaboratoryConfig(width=16, layers=1, sft_steps=2, n_pairs=50)
+    lab = Laboratory(0, config, tmp_path, gold=lambda batch: batch.lengths.float())
+    pairs, _ = lab.pairs(100, 0.0)
+    assert (pairs.chosen.lengths >= pairs.rejected.lengths).all()
+    lab.reward_model()
+    assert not list(tmp_path.glob("rm-*"))  # it would be taken for the configured human's
+    with pytest.raises(ValueError, match="expected finite scores that differ"):
+        Laboratory(0, config, tmp_path, gold=lambda batch: torch.zeros(len(batch.ids)))
+    with pytest.raises(ValueError, match="gold='oracle'"):
+        LaboratoryConfig(gold="oracle")
+
+
+def test_a_text_is_a_language(tmp_path):
+    file = tmp_path / "rhyme.txt"
+    file.write_text("ding dong bell, pussy's in the well\nwho put her in?\nno\n" * 3)
+    language = Characters(file, 4, 6)
+    corpus = language.corpus(500, torch.Generator().manual_seed(0))
+    found = set()
+    for ids, mask in zip(corpus.ids.tolist(), corpus.completion_mask.tolist(), strict=True):
+        count = 4 + sum(mask)
+        assert EOS not in ids[: count - 1] and (count == 10 or ids[count - 1] == EOS)
+        assert language.decode(ids[:count]) in file.read_text()
+        found.add(language.decode(ids[:4]))
+    assert {"ding", "who ", "r in"} <= found and "no" not in {x[:2] for x in found}
+    config = LaboratoryConfig(str(file), width=32, layers=1, sft_steps=100, n_pairs=50)
+    lab = Laboratory(0, config, tmp_path)
+    assert lab.config.vocab_size == 2 + len(set(file.read_text()) - {"\n"})
+    with torch.no_grad():
+        nll = -token_logps(lab.policy, corpus).sum() / corpus.lengths.sum()
+    assert nll < 0.5  # of ln 20 = 3
+    assert lab.gold(lab.base).std() == pytest.approx(1.0, abs=1e-5)
+    before = len(list(tmp_path.glob("sft-*")))
+    file.write_text(file.read_text()[::-1])  # another text under the same name
+    Laboratory(0, config, tmp_path)
+    assert len(list(tmp_path.glob("sft-*"))) == before + 1
+    with pytest.raises(ValueError, match="lower prompt_length"):
+        Characters(file, 40, 6)
 
 
 @pytest.fixture(scope="module")
