@@ -28,6 +28,7 @@ import functools
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
 from rewardzoo.metrics.statistics import paired_difference
@@ -56,22 +57,27 @@ def reinforce(trial: Any, kl: float = 0.0, world: int | None = None) -> dict[str
     return optimise(trial, lab, lab.reward_model(), kl=kl, learning_rate=LEARNING_RATE)
 
 
-@torch.no_grad()
 def search(trial: Any) -> dict[str, float]:
     """Hill climbing on the proxy, one token at a time: of 64 answers a prompt, the best."""
     lab = laboratory(trial, width=64, layers=2)
     proxy, c, generator = lab.reward_model(), lab.config, lab.generator(20)
     prompts = lab.language.prompts(PROMPTS, generator).repeat_interleave(STARTS, 0)
     n, steps = len(prompts), 2 * trial.budget.total_timesteps
+
+    @torch.no_grad()
+    def score(answers: Tensor) -> Tensor:
+        scores: Tensor = proxy(sequences_of(prompts, answers, EOS))
+        return scores
+
     answers = torch.randint(EOS, c.vocab_size, (n, c.new_tokens), generator=generator)
-    best = proxy(sequences_of(prompts, answers, EOS))
+    best = score(answers)
     for _ in range(steps):
         at = torch.randint(c.new_tokens, (n, 1), generator=generator)
         token = torch.randint(EOS, c.vocab_size, (n, 1), generator=generator)
         changed = answers.scatter(1, at, token)
-        score = proxy(sequences_of(prompts, changed, EOS))
-        answers = torch.where((score > best).unsqueeze(1), changed, answers)
-        best = torch.maximum(score, best)
+        new = score(changed)
+        answers = torch.where((new > best).unsqueeze(1), changed, answers)
+        best = torch.maximum(new, best)
     first = torch.arange(PROMPTS) * STARTS + best.view(PROMPTS, STARTS).argmax(1)
     found = sequences_of(prompts[first], answers[first], EOS)
     gold, length = float(lab.gold(found).mean()), float(found.lengths.float().mean())
