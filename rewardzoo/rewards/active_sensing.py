@@ -27,8 +27,8 @@ class Prices(NamedTuple):
     conversion: float  # money for a millimetre of loss that is found
     visit_cost: float
     th: float  # mm; a smaller loss that is found is worth nothing
-    ad: float  # what a skipped visit without progression earns, in units of conversion
-    late_coef: float  # what a late visit loses, in units of conversion
+    ad: float  # what a skipped visit without progression earns, in conversions; "qaly": in visits
+    late_coef: float  # what a late visit loses, in conversions; "qaly": what it earns, in true ones
     reward_mode: str = "jsw"  # or "qaly": every progression is worth the same
     per_knee: bool = False  # the variant for one knee at a time
 
@@ -49,6 +49,11 @@ def visit_reward(
     true dismiss ``ad C``; false dismiss ``-exp(s) dB C``; early follow
     ``C exp(-s) dA [dA >= th] - h``; true follow ``C dA [dA >= th] - h``; late follow
     ``-C late exp(s) dB - h``.
+
+    With ``reward_mode="qaly"`` every progression is worth ``q = .02 C``: true dismiss ``ad h``;
+    false dismiss ``-exp(s) q``; early follow ``-h``; true follow ``q``; late follow
+    ``late exp(-s) q``. For one knee at a time (``per_knee``) a true dismiss with a progression
+    pending pays ``ad h``, and a true follow any loss, however small.
 
     Args:
         event: (N,) int64, a code of ``EVENTS``.
@@ -92,8 +97,10 @@ class ActiveSensing(RewardFunction):
         conversion: money for a millimetre of loss that is found, >= 0.
         visit_cost: money for a visit, >= 0.
         th: millimetres below which a loss that is found is worth nothing, >= 0.
-        ad: what a skipped visit without progression earns, in units of ``conversion``, >= 0.
-        late_coef: what a late visit loses, in units of ``conversion``, >= 0.
+        ad: what a skipped visit without progression earns, in units of ``conversion``, >= 0; with
+            ``qaly`` in units of ``visit_cost``.
+        late_coef: what a late visit loses, in units of ``conversion`` and of the loss missed, >= 0;
+            with ``qaly`` what it earns, as a share of a visit in time.
         mode: ``jsw``, or ``qaly``, where every progression is worth the same.
 
     Paper: Nguyen, Nguyen, Panfilov, Tiulpin (2024), "Active sensing of knee osteoarthritis

@@ -23,13 +23,21 @@ if TYPE_CHECKING:
 class Spaces(NamedTuple):
     """The spaces of one environment of the batch, and the environment that has them.
 
-    ``env`` is for what dynamics offer by name (``Potential(phi="optimal_value")``), never for a
+    ``env`` is for what its dynamics offer by name (``Potential(phi="optimal_value")``), never for a
     look at their state.
     """
 
     observation: spaces.Space[Any]
     action: spaces.Space[Any]
     env: Any = None
+
+    @property
+    def dynamics(self) -> Any:
+        """What offers things by name: functional dynamics; without them the (first) environment."""
+        env = getattr(self.env, "unwrapped", self.env)
+        if hasattr(env, "envs"):
+            env = env.envs[0].unwrapped
+        return getattr(env, "func", env)
 
 
 class RewardFunction:

@@ -107,7 +107,7 @@ class DebateReward(RewardFunction):
 
     def bind(self, num_envs: int, device: torch.device, spaces: Spaces) -> None:
         """Take the environment's tables; hold all debates where states are numbered."""
-        self._func = _offers(spaces.env)
+        self._func = spaces.dynamics
         observed = spaces.observation
         if isinstance(observed, gym_spaces.Dict):
             observed = observed["observation"]
@@ -268,11 +268,3 @@ class DebateReward(RewardFunction):
             raise ValueError(f"{why}: this environment offers no {name}; give the object itself")
         table = found.clone() if isinstance(found, Tensor) else torch.tensor(found)
         return table.to(torch.float32) if table.is_floating_point() else table
-
-
-def _offers(env: Any) -> Any:
-    """The dynamics of an environment, of a vector environment or of the first of many."""
-    env = getattr(env, "unwrapped", None)
-    if hasattr(env, "envs"):
-        env = env.envs[0].unwrapped
-    return getattr(env, "func", env)

@@ -43,6 +43,11 @@ class ExpectedReturns(RewardFunction):
         """Whether the parts are."""
         return all(part.markov for part in self.parts)
 
+    @property
+    def rowwise(self) -> bool:  # type: ignore[override]
+        """Whether the parts are."""
+        return all(part.rowwise for part in self.parts)
+
     def bind(self, num_envs: int, device: torch.device, spaces: Spaces) -> None:
         """Nothing has been paid yet."""
         count = len(self.parts)

@@ -51,10 +51,7 @@ class GlucoseCost(RewardFunction):
         Raises:
             ValueError: on anything but ``rewardzoo/Glucose-v0`` and its siblings.
         """
-        env = getattr(spaces.env, "unwrapped", spaces.env)
-        if hasattr(env, "envs"):
-            env = env.envs[0].unwrapped
-        if not hasattr(getattr(env, "func", env), "glucose"):
+        if not hasattr(spaces.dynamics, "glucose"):
             raise ValueError("glucose_cost: this environment is no rewardzoo/Glucose-v0")
         super().bind(num_envs, device, spaces)
 

@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from ..metrics.planning import best_policy, check_model
 from ..registration import register_reward
 from ..transition import Obs, Transition
 from .base import RewardError, RewardFunction, Spaces, discount
@@ -28,8 +29,9 @@ class Potential(RewardFunction):
         phi: the potential: a function of a batch of observations that returns (N,) (one that takes
             NumPy arrays too, as ``lambda obs: abs(obs[:, 2])``, is called with them on NumPy
             environments, which is faster); a table of S numbers for ``Discrete(S)`` observations;
-            or the name of a potential that the environment offers (its method
-            ``potential(name, gamma)`` returns one of the former).
+            or the name of a potential that the environment offers: where its method
+            ``potential(name, gamma)`` knows it, one of the former is returned; where it has a
+            ``transition_matrix``, "optimal_value" is that of its objective.
         gamma: the agent's discount, or "agent" to take it when training starts.
 
     Example:
@@ -67,7 +69,7 @@ class Potential(RewardFunction):
         if isinstance(self.phi, Tensor):
             _check_table(self.phi, self._states)
         if isinstance(self.phi, str):
-            self._offer = _offer(spaces.env)
+            self._offer = _offer(spaces.dynamics)
             if self._offer is None:
                 raise ValueError(
                     f"phi={self.phi!r}: this environment offers no potential by name; give a "
@@ -133,6 +135,23 @@ class Potential(RewardFunction):
             self._value = functools.partial(_row, table)
 
 
+def _offer(dynamics: Any) -> Callable[[str, float], Any] | None:
+    """What knows potentials by name: the dynamics' method, or else the solution of their model."""
+    if hasattr(dynamics, "transition_matrix") and not hasattr(dynamics, "potential"):
+        return functools.partial(_solve, dynamics)
+    return getattr(dynamics, "potential", None)
+
+
+def _solve(dynamics: Any, name: str, gamma: float) -> np.ndarray:
+    """The optimal value of every state, (S,)."""
+    transition, reward, _ = dynamics.transition_matrix()
+    if name != "optimal_value" or not reward.any():
+        known = "'optimal_value'" if reward.any() else "nothing: its objective is no table"
+        raise ValueError(f"phi={name!r}: the model of this environment offers {known}")
+    check_model(transition, gamma)
+    return best_policy(reward, transition, gamma)[0]
+
+
 def _takes_numpy(phi: Callable[[Any], Any], space: spaces.Space[Any]) -> bool:
     """Whether ``phi`` says the same of NumPy arrays as of tensors, on a few made-up observations.
 
@@ -176,15 +195,3 @@ def _check_table(phi: Tensor, states: spaces.Space[Any]) -> None:
         raise ValueError(f"phi: a table needs Discrete observations, these are {states}")
     if len(phi) != states.n:
         raise ValueError(f"phi: a table of {len(phi)} numbers, expected {states.n}, one a state")
-
-
-def _offer(env: Any) -> Callable[[str, float], Any] | None:
-    """The method ``potential`` of an environment, of its dynamics or of the first of many."""
-    env = getattr(env, "unwrapped", None)
-    if hasattr(env, "envs"):
-        env = env.envs[0].unwrapped
-    for owner in (env, getattr(env, "func", None)):
-        if callable(getattr(owner, "potential", None)):
-            found: Callable[[str, float], Any] = owner.potential  # type: ignore[union-attr]
-            return found
-    return None

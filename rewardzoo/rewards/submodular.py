@@ -265,7 +265,9 @@ def resolve(
     Raises:
         ValueError: if the environment offers none, or its observations do not fit.
     """
-    offer = _offer(spaces.env)
+    offer = spaces.dynamics
+    if not isinstance(getattr(offer, "set_function", None), SetFunction):
+        offer = None
     if isinstance(function, SetFunction):
         found = function
     elif offer is not None:
@@ -296,17 +298,6 @@ class _Shift:
 
     def __call__(self, obs: Tensor) -> Tensor:
         return obs if self.start == 0 else obs - self.start
-
-
-def _offer(env: Any) -> Any:
-    """The dynamics, or the single environment, that have a set function; None without one."""
-    env = getattr(env, "unwrapped", None)
-    if hasattr(env, "envs"):
-        env = env.envs[0].unwrapped
-    for owner in (env, getattr(env, "func", None)):
-        if isinstance(getattr(owner, "set_function", None), SetFunction):
-            return owner
-    return None
 
 
 def _check(function: Any) -> None:

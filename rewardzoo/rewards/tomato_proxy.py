@@ -26,10 +26,7 @@ class TomatoProxy(RewardFunction):
         Raises:
             ValueError: on anything but ``rewardzoo/TomatoWatering-v0``.
         """
-        env = getattr(spaces.env, "unwrapped", spaces.env)
-        if hasattr(env, "envs"):
-            env = env.envs[0].unwrapped
-        func = getattr(env, "func", env)
+        func = spaces.dynamics
         if not hasattr(func, "bucket_cell"):
             raise ValueError("tomato_proxy: this environment is no rewardzoo/TomatoWatering-v0")
         self._bucket = func.bucket_cell

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -42,10 +40,7 @@ class TrafficSpeed(RewardFunction):
         Raises:
             ValueError: on anything but ``rewardzoo/TrafficMerge-v0`` and its siblings.
         """
-        env: Any = getattr(spaces.env, "unwrapped", spaces.env)
-        if hasattr(env, "envs"):
-            env = env.envs[0].unwrapped
-        if "mean_speed" not in getattr(env, "info_fields", ()):
+        if "mean_speed" not in getattr(spaces.dynamics, "info_fields", ()):
             raise ValueError("traffic_speed: this environment is no rewardzoo/TrafficMerge-v0")
         super().bind(num_envs, device, spaces)
 

@@ -64,6 +64,22 @@ def test_exact_distances_are_those_of_the_tables() -> None:
     assert not np.diagonal(found.matrices["regret"]).any()
 
 
+@pytest.mark.parametrize(
+    ("env", "reward"),
+    [
+        ("rewardzoo/SepsisICU-v0", "objective + potential(phi='optimal_value')"),
+        ("rewardzoo/SubmodularGraph-v0", "modular_surrogate()"),
+        ("rewardzoo/TomatoWatering-v0", "tomato_proxy()"),
+        ("rewardzoo/SepsisICU-v0", "debate()"),
+    ],
+)
+def test_what_the_dynamics_offer_by_name_is_found(env: str, reward: str) -> None:
+    """The dynamics alone are asked here, in no environment around them."""
+    found = cli("objective", reward, "--env", env, "--samples", "64")
+    assert found.exit_code == 0, found.output
+    assert "offers no" not in found.output and "is no rewardzoo" not in found.output
+
+
 def test_the_objective_by_successor_has_the_model_s_expectation() -> None:
     func = GridWorld()
     moves, r, _ = func.transition_matrix()

@@ -13,6 +13,7 @@ import torch
 from rewardzoo import VectorRewardWrapper
 from rewardzoo.rewards import AppendRewardState, Delay, RewardWrapper, env_reward, make_reward
 from rewardzoo.rewards.expected import Constrained, OuterNonlinear
+from rewardzoo.rewards.novelty import Novelty
 from rewardzoo.rewards.reward_machine import RewardMachine
 from rewardzoo.rewards.trajectory import AverageReward, InnerNonlinear, TrajectoryReward
 from rewardzoo.testing import check_reward
@@ -49,6 +50,11 @@ def grid_world(num_envs: int, autoreset_mode: Any) -> Any:
 @pytest.mark.parametrize("env", [two_choices, grid_world])
 def test_keeps_the_contract_of_reward_functions(make: Any, env: Any) -> None:
     check_reward(make, env)
+
+
+def test_rows_are_paid_apart_only_if_all_parts_pay_them_so() -> None:
+    assert Constrained(env_reward, of_action(0), 0.2, gamma=0.9).rowwise
+    assert not Constrained(env_reward, Novelty(), 0.2, gamma=0.9).rowwise
 
 
 def drive(fn: Any, actions: np.ndarray) -> torch.Tensor:

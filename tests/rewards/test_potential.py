@@ -9,6 +9,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from rewardzoo import RewardFunction, RewardWrapper, Transition, VectorRewardWrapper
+from rewardzoo.agents.tabular import mdp_of, policy_iteration
 from rewardzoo.functional_single import FunctionalEnv
 from rewardzoo.functional_vector import FunctionalVectorEnv
 from rewardzoo.rewards import Potential, RewardError, env_reward, make_reward
@@ -276,6 +277,21 @@ def test_named_potential_comes_from_the_environment_with_the_discount(stock, gam
     single = RewardWrapper(FunctionalEnv(Offering), make_reward("potential('steps', gamma=0.5)"))
     single.reset(seed=0)
     assert single.step(0)[1] == 0.25
+
+
+def test_the_optimal_value_is_offered_by_what_has_a_model():
+    envs = gymnasium.make_vec("rewardzoo/GridWorld-v0", num_envs=4)
+    fn = make_reward("potential('optimal_value', gamma=0.9)")
+    VectorRewardWrapper(envs, fn)
+    mdp = mdp_of(envs.unwrapped.func)
+    value, _ = policy_iteration(mdp, 0.9)
+    every = torch.arange(len(value))
+    torch.testing.assert_close(fn._value(every), value.float(), atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="phi='value': the model of this environment offers 'opti"):
+        VectorRewardWrapper(envs, Potential("value", 0.9))
+    with pytest.raises(ValueError, match="offers nothing: its objective is no table"):
+        two = gymnasium.make_vec("rewardzoo/TwoChoices-v0", num_envs=2)
+        VectorRewardWrapper(two, Potential("optimal_value", 0.9))
 
 
 def test_unknown_name_of_a_potential_is_refused_when_the_env_is_wrapped():
