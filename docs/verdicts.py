@@ -7,6 +7,9 @@ table counts them (a test compares).
 ``python docs/verdicts.py --compare runs`` says which stored numbers those runs repeat, to the bit.
 One seed is enough to notice that an experiment would find something else today:
 ``rewardzoo run NAME --seeds 1 --out runs``.
+
+``python docs/verdicts.py --judge`` judges what is stored by the claims as they are now, where they
+read no curves: for claims that were changed after the runs.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from rewardzoo.experiment import judge
+from rewardzoo.registration import EXPERIMENTS
 from rewardzoo.report import facts_of
 from rewardzoo.results import OUTCOMES, Results, Verdict, read_json, write_json
 from rewardzoo.summary import column_digits, rows_of, show
@@ -78,6 +83,30 @@ def chapter(results: Results, verdicts: list[Verdict]) -> str:
     return "\n".join(lines)
 
 
+def judged(results: Results) -> list[Verdict] | None:
+    """Verdicts of today's claims on stored results; None where one reads what is not stored."""
+    try:
+        return judge(EXPERIMENTS[results.name], results)
+    except (KeyError, FileNotFoundError):  # curves; arrays
+        return None
+
+
+def judge_stored() -> list[str]:
+    """Store today's verdicts; returns the names of the experiments where one is new."""
+    changed = []
+    for name, (results, before) in found().items():
+        verdicts = judged(results)
+        if verdicts is not None and outcomes(verdicts) != outcomes(before):
+            write_json(results, verdicts, STORED / f"{name}.json")
+            changed.append(name)
+    return changed
+
+
+def outcomes(verdicts: list[Verdict]) -> list[tuple[str, str]]:
+    """What is claimed, and whether it holds."""
+    return [(v.claim, v.outcome) for v in verdicts]
+
+
 def _row(v: Verdict) -> tuple[str, str, str]:
     return f"{GLYPHS[v.outcome]} {v.outcome}", v.claim, "; ".join(facts_of(v))
 
@@ -124,5 +153,7 @@ if __name__ == "__main__":
         for folder in sys.argv[2:]:
             print("\n".join(compare(Path(folder))))
         sys.exit()
+    if sys.argv[1:] == ["--judge"]:
+        sys.exit(print(", ".join(judge_stored())))
     for folder in sys.argv[1:]:
         print(", ".join(store(Path(folder))))

@@ -100,7 +100,7 @@ def reaches(name: str) -> Check:
 
 
 def fails(name: str, arm: str, words: str) -> Check:
-    """A competitor under bad advice."""
+    """A competitor, or BARFI's own learner on what competitors learn from, under bad advice."""
 
     def check(results: Results) -> Verdict:
         found = stratified_bootstrap(results[label(name, BAD)].final[arm])
@@ -141,6 +141,10 @@ def claims_of(name: str) -> list[Claim]:
     return [
         Claim(f"{name}: BARFI reaches {yardstick(name)}, despite bad advice", reaches(name)),
         Claim(f"{name}: bad advice wrecks the plain sum", fails(name, "naive", "the plain sum")),
+        Claim(
+            f"{name}: and for BARFI's own learner",
+            fails(name, "old_naive", "BARFI's own learner on the plain sum"),
+        ),
         Claim(f"{name}: and shaping", fails(name, "shaping", "shaping by a bad potential")),
         Claim(
             f"{name}: and the authors' shaping",

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -123,10 +124,33 @@ def test_the_readmes_verdicts_are_those_that_were_found(docs: Any) -> None:
     for name, (results, judged) in found.items():
         now = EXPERIMENTS[name]
         assert len(judged) == len(now.claims), f"{name}: run it again, its claims have changed"
+        labels = [arm.label for arm in results.arms]
+        assert labels == [arm.label for arm in now.grid], f"{name}: run it again, in all its arms"
         for arm in results.arms:
             assert set(arm.seeds) <= set(now.seeds), f"{name}: run it again, on its seeds"
+        today = verdicts.judged(results)
+        if today is not None:
+            before = verdicts.outcomes(judged)
+            assert verdicts.outcomes(today) == before, f"{name}: docs/verdicts.py --judge"
         assert results.budget.startswith("quick")
         assert "/" not in results.command, f"{name}: its command names somebody's folder"
+
+
+def test_stored_results_are_judged_by_claims_that_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, docs: Any
+) -> None:
+    verdicts = docs("verdicts")
+    for name in ("starc_regret", "quickstart"):  # whose claims read curves
+        text = (verdicts.STORED / f"{name}.json").read_text()
+        (tmp_path / f"{name}.json").write_text(text)
+    monkeypatch.setattr(verdicts, "STORED", tmp_path)
+    assert verdicts.judge_stored() == []
+    assert verdicts.judged(verdicts.found()["quickstart"][0]) is None
+    fewer = EXPERIMENTS["starc_regret"].claims[:-1]
+    changed = {"starc_regret": SimpleNamespace(claims=fewer)}
+    monkeypatch.setattr(verdicts, "EXPERIMENTS", changed)
+    assert verdicts.judge_stored() == ["starc_regret"]
+    assert len(verdicts.found()["starc_regret"][1]) == len(fewer)
 
 
 def test_results_are_stored_without_their_curves_and_shown(

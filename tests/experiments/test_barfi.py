@@ -128,7 +128,7 @@ def test_tuning_and_reporting_seeds_are_apart_and_every_task_is_an_experiment() 
     assert set(barfi.TASK_EXPERIMENTS) == set(TASKS)
     for name, experiment in barfi.TASK_EXPERIMENTS.items():
         assert not set(experiment.seeds) & set(experiment.tuning_seeds)
-        assert len(experiment.claims) == 8 and len(experiment.grid) == 3
+        assert len(experiment.claims) == 9 and len(experiment.grid) == 3
         assert experiment.budgets["quick"].seeds == 10
         assert experiment.name in EXPERIMENTS and name in experiment.title
 

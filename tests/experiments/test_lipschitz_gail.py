@@ -15,7 +15,7 @@ from rewardzoo.results import ArmResult, Results
 SEEDS = 5
 
 
-def results(method=0.98, without=0.2, violation=(0.02, 3.0), spread=0.01, bounded=1.0):
+def results(method=0.98, without=0.2, violation=(0.02, 3.0), spread=0.01, bounded=1.0, finite=0.5):
     """Made-up results: shares of the expert's return and violations of the two extreme arms."""
     noise = spread * np.linspace(-1.0, 1.0, SEEDS)
     arms = []
@@ -28,7 +28,7 @@ def results(method=0.98, without=0.2, violation=(0.02, 3.0), spread=0.01, bounde
                 "violation": over * (1.0 - noise),
                 "expert": np.full(SEEDS, 9000.0),
                 "bounded": np.full(SEEDS, bounded),
-                "bound_is_finite": np.zeros(SEEDS),
+                "bound_is_finite": np.full(SEEDS, finite),
                 "growth": np.full(SEEDS, 4.0),
             }
             step = np.tile(np.arange(1, 4) * 100.0, (SEEDS, 1))
@@ -54,7 +54,7 @@ def test_what_the_paper_says_holds():
         ("fails without", {"without": 0.9}, {"without": 0.5, "spread": 0.3}),
         ("Steeper", {"without": 1.9}, None),
         ("slope is held", {"violation": (0.5, 3.0)}, None),
-        ("slope is bounded", {"bounded": 0.9}, None),
+        ("slope is bounded", {"bounded": 0.9}, {"finite": 0.0}),
     ],
 )
 def test_every_claim_can_fail_or_stay_open(part, fails, open_):
