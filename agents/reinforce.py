@@ -66,7 +66,7 @@ class Policies(nn.Module):
 
     memory_size = 0
 
-    def __init__(self, agent: Reinforce, outputs: int, std: Tensor | None) -> None:
+    def __init__(self, agent: Reinforce, outputs: int, log_std: Tensor | None) -> None:
         super().__init__()
         hp = agent.hp
         space = agent.envs.single_observation_space
@@ -80,7 +80,7 @@ class Policies(nn.Module):
         )
         self.theta = nn.Parameter(start)
         self.register_buffer("baseline", torch.full((len(start),), torch.nan))
-        self.register_buffer("log_std", std, persistent=False)
+        self.register_buffer("log_std", log_std, persistent=False)
 
 
 @register_agent("reinforce")
@@ -132,11 +132,11 @@ class Reinforce(Agent):
             )
         self.horizon = _horizon(self.envs)
         self.distribution: Any = distribution(self.envs.single_action_space, self.device)
-        std = None
+        log_std = None
         if self.distribution.learned_std:  # here it is fixed
             half = (self.distribution.high - self.distribution.low).flatten() / 2
-            std = (self.hp.std * half).log()
-        self.network = Policies(self, self.distribution.num_outputs, std).to(self.device)
+            log_std = (self.hp.std * half).log()
+        self.network = Policies(self, self.distribution.num_outputs, log_std).to(self.device)
         self.optimizer = torch.optim.RMSprop(
             [self.network.theta], lr=self.hp.learning_rate, alpha=0.99, maximize=True
         )

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from rewardzoo.agents.double_dqn import DoubleDQN
-from rewardzoo.agents.knee_policies import Predictor
+from rewardzoo.agents.knee_predictor import Predictor
 from rewardzoo.agents.ppo import PPO
 from rewardzoo.checkpoint import resume, save_keeping_previous
 from rewardzoo.envs.knee_oa import policies

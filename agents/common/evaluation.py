@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,15 +11,12 @@ from rewardzoo.random import Rng
 
 from .collector import Collector
 
-if TYPE_CHECKING:
-    from .agent import Agent
-
 _EVALUATION_STREAM = 3
 
 
 @torch.no_grad()
 def evaluate(
-    agent: Agent, envs: Any, num_episodes: int, deterministic: bool, seed: int
+    agent: Any, envs: Any, num_episodes: int, deterministic: bool, seed: int
 ) -> dict[str, Tensor]:
     """Play ``ceil(num_episodes / N)`` whole episodes in each of N environments.
 

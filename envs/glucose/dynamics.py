@@ -353,13 +353,19 @@ class Glucose(FuncEnv):
         """The last hours' readings and doses, (240, 420, 3) uint8."""
         from .render import frame
 
-        return frame(self, state, i)
+        readings, doses = state.readings[i].tolist(), state.doses[i].tolist()
+        return frame(readings, doses, self.params.most, self.render_text(state, i))
 
     def render_text(self, state: GlucoseState, i: int) -> str:
-        """One line: time, glucose, reading, insulin."""
-        from .render import line
-
-        return line(self, state, i)
+        """For instance ``adult#001 07:35  blood 152  sensor 149 mg/dl  insulin 1.50 basal``."""
+        minute = int(state.step[i]) * STEP % DAY
+        name = body.table()["names"][int(state.patient[i])]
+        return (
+            f"{name} {minute // 60:02d}:{minute % 60:02d}  "
+            f"blood {float(self.glucose(state)[i]):.0f}  "
+            f"sensor {float(state.readings[i, -1]):.0f} mg/dl  "
+            f"insulin {float(state.doses[i, -1]):.2f} basal"
+        )
 
     # ---- meals and sensor --------------------------------------------------------------------
 

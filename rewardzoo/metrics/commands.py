@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,7 +90,7 @@ def compare(
     samples: int = 512,
     rollouts: int = 4,
     seed: int = 0,
-    settings: list[str] = [],  # noqa: B006
+    settings: Sequence[str] = (),
 ) -> Comparison:
     """What the command prints; see its arguments.
 

@@ -40,8 +40,8 @@ def policy_value(policy: Policy, reward: Array, transition: Array, gamma: float)
     return np.asarray(solved[..., 0], np.float64)
 
 
-def occupancy(policy: Policy, transition: Array, initial: Array, gamma: float) -> Array:
-    """Discounted visits (..., S, A) of a deterministic policy; they sum to ``1 / (1 - gamma)``."""
+def discounted_visits(policy: Policy, transition: Array, initial: Array, gamma: float) -> Array:
+    """(..., S, A), of a deterministic policy; they sum to ``1 / (1 - gamma)``."""
     moves = _moves(policy, transition)
     states = moves.shape[-1]
     system = np.eye(states) - gamma * np.swapaxes(moves, -1, -2)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .canonical import shaping_matrix
-from .planning import Array, best_policy, check_model, expected, inner, occupancy
+from .planning import Array, best_policy, check_model, discounted_visits, expected, inner
 from .starc import return_range, with_successors
 
 
@@ -55,7 +55,8 @@ def worst_case_regret(
         """Where the maximisers at ``k`` stand: J1 and J2 of their difference."""
         mixed = r1 - k[..., None, None] * r2
         high, low = (best_policy(sign * mixed, moves, gamma)[1] for sign in (1.0, -1.0))
-        gap = occupancy(high, moves, start, gamma) - occupancy(low, moves, start, gamma)
+        more, less = (discounted_visits(policy, moves, start, gamma) for policy in (high, low))
+        gap = more - less
         return inner(gap, r1), inner(gap, r2)
 
     zero = np.zeros(lead)

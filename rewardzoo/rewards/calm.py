@@ -6,13 +6,17 @@ the truth, a language model that reads the transition, or a table made from anno
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from ..registration import register_reward
 from ..transition import Obs, Transition
 from .base import RewardFunction, Spaces, discount, number
-from .calm_detectors import Detector, make_detector
+from .calm_detectors import Detector, KeyRoomOracle, RandomDetector
+from .calm_judged import JudgedDetector
+from .calm_table import TableDetector
 
 PAYMENTS = ("once", "additive", "potential")
 
@@ -109,3 +113,27 @@ class Calm(RewardFunction):
     def state_dict(self) -> dict[str, object]:
         """With the detector's; ``load_state_dict`` hands it back by the same name."""
         return {**super().state_dict(), "detector": self.detector.state_dict()}
+
+
+def make_detector(text: str) -> Detector:
+    """A detector by name: ``oracle``, ``random``, a language model, or a file of transitions.
+
+    Args:
+        text: ``oracle``, ``random``, ``smollm2``, the address of a server
+            (``http://host:8000/v1``), or a file of annotated transitions.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if text == "oracle":
+        return KeyRoomOracle()
+    if text == "random":
+        return RandomDetector()
+    if text == "smollm2" or text.startswith(("http://", "https://")):
+        return JudgedDetector(text)
+    if Path(text).is_file():
+        return TableDetector(text)
+    raise ValueError(
+        f"detector={text!r}: expected oracle, random, smollm2, "
+        "http://HOST:PORT/v1 or a file of transitions"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -192,34 +191,6 @@ def check_key_room(spaces: Spaces) -> None:
             f"observation {sorted(keys) or found}: expected a Dict with {_CROP!r} and "
             f"{_MESSAGE!r}; make the environment with observation_keys=({_CROP!r}, {_MESSAGE!r})"
         )
-
-
-def make_detector(text: str) -> Detector:
-    """A detector by name: ``oracle``, ``random``, a language model, or a file of transitions.
-
-    Args:
-        text: ``oracle``, ``random``, ``smollm2``, the address of a server
-            (``http://host:8000/v1``), or a file of annotated transitions.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    if text == "oracle":
-        return KeyRoomOracle()
-    if text == "random":
-        return RandomDetector()
-    if text == "smollm2" or text.startswith(("http://", "https://")):
-        from .calm_judged import JudgedDetector
-
-        return JudgedDetector(text)
-    if Path(text).is_file():
-        from .calm_table import TableDetector
-
-        return TableDetector(text)
-    raise ValueError(
-        f"detector={text!r}: expected oracle, random, smollm2, "
-        "http://HOST:PORT/v1 or a file of transitions"
-    )
 
 
 def _words(rows: Tensor) -> Tensor:

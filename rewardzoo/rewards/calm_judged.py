@@ -15,7 +15,7 @@ from ..transition import Transition
 from .base import Spaces
 from .calm_detectors import Detector, check_key_room, hash_transition
 from .calm_prompts import Prompt, pack
-from .calm_transitions import SUBGOALS, AnnotatedTransition, Seen
+from .calm_transitions import SUBGOALS, AnnotatedTransition, Seen, lines_of
 from .captions import decode
 from .lookup import Lookup, hash_rows
 
@@ -125,15 +125,10 @@ def _judge(text: str, prompt: Prompt) -> Judge:
 
 def _row(t: Transition, row: int) -> AnnotatedTransition:
     before, after = (
-        Seen(tuple(decode_lines(obs["chars_crop"][row])), decode(obs["message"][row : row + 1])[0])
+        Seen(lines_of(obs["chars_crop"][row].cpu()), decode(obs["message"][row : row + 1])[0])
         for obs in (t.obs, t.next_obs)
     )
     return AnnotatedTransition("", int(t.action[row]), before, after, {}, "human")
-
-
-def decode_lines(crop: Tensor) -> list[str]:
-    """The lines of a window (9, 9) uint8."""
-    return [bytes(line).decode("latin-1").replace("\0", " ") for line in crop.cpu().numpy()]
 
 
 def _blank(t: AnnotatedTransition) -> AnnotatedTransition:

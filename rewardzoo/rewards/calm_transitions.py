@@ -177,12 +177,13 @@ def _shares(count: int) -> dict[str, int]:
 
 
 def _seen(obs: Any, keep_screen: bool) -> Seen:
-    crop, screen = (_lines(obs[key]) for key in ("chars_crop", "tty_chars"))
+    crop, screen = (lines_of(obs[key]) for key in ("chars_crop", "tty_chars"))
     message = decode(torch.from_numpy(np.array(obs["message"]))[None])[0]
     return Seen(crop, message, screen if keep_screen else None)
 
 
-def _lines(chars: Any) -> tuple[str, ...]:
+def lines_of(chars: Any) -> tuple[str, ...]:
+    """The lines of a window or screen (H, W) uint8, an array or a CPU tensor."""
     return tuple(bytes(row).decode("latin-1").replace("\0", " ") for row in np.asarray(chars))
 
 

@@ -9,10 +9,7 @@ from torch import Tensor
 from ..registration import register_reward
 from ..transition import Obs, Transition
 from .base import RewardFunction, Spaces, integer, number
-
-_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
-_MIX_2 = 0x94D049BB133111EB - (1 << 64)
-_PLACE = 0x9E3779B97F4A7C15 - (1 << 64)
+from .lookup import hash_rows
 
 
 @register_reward("novelty")
@@ -103,8 +100,7 @@ class Novelty(RewardFunction):
             parts = torch.stack([self._hash(part) for part in obs], 1)
         else:
             parts = self._integers(obs.reshape(len(obs), -1))
-        place = torch.arange(1, parts.shape[1] + 1, device=parts.device) * _PLACE
-        return _mix(_mix(parts + place).sum(1))
+        return hash_rows(parts)
 
     def _integers(self, x: Tensor) -> Tensor:
         if not x.is_floating_point():
@@ -113,10 +109,3 @@ class Novelty(RewardFunction):
             return torch.round(x / self.resolution).to(torch.int64)
         x = x.to(torch.float64) + 0.0  # -0.0 becomes 0.0, which has other bits
         return x.view(torch.int64)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64; the masks make torch's arithmetic shifts logical."""
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _MIX_1
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _MIX_2
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)

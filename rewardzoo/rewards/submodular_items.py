@@ -62,7 +62,7 @@ class Items(SetFunction):
         )
 
     def add(self, memory: ItemsMemory, element: Tensor) -> tuple[ItemsMemory, Tensor]:
-        """Collect what lies there."""
+        """Collect what lies there; 1 for an item that is still wanted."""
         place = element.unsqueeze(1)
         kind = self.kinds[place]
         new = memory.collected.gather(1, place).logical_not()
@@ -71,14 +71,6 @@ class Items(SetFunction):
         counts = memory.counts.scatter_add(1, kind, new.to(torch.int64))
         gain = (new & wanted).squeeze(1).to(torch.float64)
         return ItemsMemory(collected, counts), gain
-
-    def gain(self, memory: ItemsMemory, element: Tensor) -> Tensor:
-        """1 for an item that is still wanted and lies there."""
-        place = element.unsqueeze(1)
-        kind = self.kinds[place]
-        new = memory.collected.gather(1, place).logical_not()
-        wanted = memory.counts.gather(1, kind) < self.demands[kind]
-        return (new & wanted).squeeze(1).to(torch.float64)
 
     def features(self, memory: ItemsMemory) -> Tensor:
         """The places visited, and how much of each demand is met."""

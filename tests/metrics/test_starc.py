@@ -14,8 +14,8 @@ from rewardzoo.metrics.epic import dard_distance, epic_distance
 from rewardzoo.metrics.planning import (
     best_policy,
     check_model,
+    discounted_visits,
     expected,
-    occupancy,
     policy_value,
     random_transitions,
 )
@@ -234,7 +234,7 @@ def test_planning_agrees_with_the_tabular_solver_and_by_enumeration() -> None:
     np.testing.assert_allclose(
         return_range(r, moves, start, 0.9), value @ start - lowest, atol=1e-10
     )
-    visits = occupancy(policy, moves, start, 0.9)
+    visits = discounted_visits(policy, moves, start, 0.9)
     np.testing.assert_allclose(visits.sum((-2, -1)), 10.0, atol=1e-9)
     np.testing.assert_allclose((visits * r).sum((-2, -1)), value @ start, atol=1e-9)
     flow = np.einsum("bsat,bsa->bt", shaping_matrix(moves, 0.9).reshape(6, 3, 2, 3), visits)

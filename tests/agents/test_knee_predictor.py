@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rewardzoo.agents.knee_policies import KINDS, Predictor
+from rewardzoo.agents.knee_predictor import KINDS, Predictor
 
 VISITS, FEATURES = 3, 5
 
