@@ -84,32 +84,8 @@ class Demonstrations:
     def check(
         self, observation: spaces.Space[Any], action: spaces.Space[Any], rows: int = 1
     ) -> None:
-        """Raise unless these are at least ``rows`` steps of an environment with these spaces.
-
-        Raises:
-            ValueError: naming both sides.
-        """
-        for name, space, array in (
-            ("observation", observation, self.obs),
-            ("action", action, self.action),
-        ):
-            if space.shape != array.shape[1:]:
-                raise ValueError(
-                    f"{self.source}: {name}s are {array.shape[1:]}, and the environment's "
-                    f"{name}_space is {space}"
-                )
-        if isinstance(action, spaces.Box):
-            # Float32 rounds the box's own bounds, and an expert's action may lie on them.
-            slack = 1e-5 * np.maximum(1.0, np.abs(action.high - action.low))
-            out = (self.action < action.low - slack) | (self.action > action.high + slack)
-            if out.any():
-                row = int(np.flatnonzero(out.reshape(len(out), -1).any(1))[0])
-                raise ValueError(
-                    f"{self.source}: the action of step {row} is {self.action[row]}, outside of "
-                    f"the environment's action_space {action}"
-                )
-        if len(self) < rows:
-            raise ValueError(f"{self.source}: {len(self)} steps, expected at least {rows}, a batch")
+        """``check_steps`` of these."""
+        check_steps(self.source, self.obs, self.action, observation, action, rows)
 
     def _rows(self, kept: Any) -> Demonstrations:
         names = ("obs", "action", "next_obs", "terminated", "truncated", "episode")
@@ -118,6 +94,50 @@ class Demonstrations:
             returns=self.returns,
             source=self.source,
         )
+
+
+def check_steps(
+    source: str,
+    obs: NDArray[Any],
+    actions: NDArray[Any],
+    observation: spaces.Space[Any],
+    action: spaces.Space[Any],
+    rows: int = 1,
+) -> None:
+    """Raise unless these are at least ``rows`` steps of an environment with these spaces.
+
+    Args:
+        source: where they are from, for the error.
+        obs: (R, ...) what was seen.
+        actions: (R, ...) what was done.
+        observation: the environment's space of the former.
+        action: of the latter.
+        rows: how many are needed.
+
+    Raises:
+        ValueError: naming both sides.
+    """
+    for name, space, array in (("observation", observation, obs), ("action", action, actions)):
+        if space.shape != array.shape[1:]:
+            raise ValueError(
+                f"{source}: {name}s are {array.shape[1:]}, and the environment's "
+                f"{name}_space is {space}"
+            )
+        if not np.isfinite(array).all():
+            row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))[0])
+            raise ValueError(f"{source}: the {name} of step {row} is {array[row]}, not finite")
+    if isinstance(action, spaces.Box):
+        # Float32 rounds the box's own bounds, and an expert's action may lie on them.
+        slack = 1e-5 * np.maximum(1.0, np.abs(action.high - action.low))
+        out = (actions < action.low - slack) | (actions > action.high + slack)
+        if out.any():
+            row = int(np.flatnonzero(out.reshape(len(out), -1).any(1))[0])
+            raise ValueError(
+                f"{source}: the action of step {row} is {actions[row]}, outside of "
+                f"the environment's action_space {action}"
+            )
+    if len(obs) < rows:
+        raise ValueError(f"{source}: {len(obs)} steps, expected at least {rows}, a batch")
 
 
 def load_demonstrations(source: str | Path, time_limit: int | None = None) -> Demonstrations:

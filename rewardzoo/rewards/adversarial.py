@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..compiled import Program
+from ..demonstrations import check_steps, load_demonstrations
 from ..random import Rng
 from ..registration import register_reward
 from ..transition import Transition
@@ -49,7 +50,8 @@ class AdversarialReward(RewardFunction):
     ``memory`` should be of a rollout or a few).
 
     Args:
-        demos: demonstrations: a name or path for ``load_demonstrations``, or what it returns.
+        demos: demonstrations: a name or path for ``load_demonstrations``, or what it returns; at
+            least a batch of steps.
         form: ``minimax`` (>= 0), ``nonsaturating`` (<= 0) or ``airl`` (their sum).
         penalty: where the gradient is penalised: ``wgan`` (between agent and expert), ``dragan``
             (around the expert), ``nagard`` (around the agent), ``bare`` (agent), ``expert`` (with
@@ -75,6 +77,8 @@ class AdversarialReward(RewardFunction):
         updates_per_step: gradient steps an environment step.
         memory: steps of the agent that are remembered.
         gamma: the agent's discount, with ``absorbing``.
+        time_limit: of files whose single flag says only that an episode is done; see
+            ``load_demonstrations``.
         seed: of the network and the minibatches.
         compile: compile the gradient step (needs a C++ compiler on CPU, and half a minute at
             first).
@@ -111,6 +115,7 @@ class AdversarialReward(RewardFunction):
         gamma: float | str = "agent",
         seed: int = 0,
         compile: bool = False,
+        time_limit: int | None = None,
     ) -> None:
         for name, value, known in (("form", form, FORMS), ("penalty", penalty, PENALTIES)):
             if value not in known:
@@ -119,6 +124,7 @@ class AdversarialReward(RewardFunction):
         if not 0.0 <= low <= high:
             raise ValueError(f"label_smoothing={label_smoothing}: expected 0 <= low <= high")
         self.demos, self.form, self.penalty = demos, form, penalty
+        self.time_limit = time_limit
         k, coef = number("k", k, 0.0), number("coef", coef, 0.0)
         if positive_share is not None and not 0.0 < positive_share < 1.0:
             raise ValueError(f"positive_share={positive_share}: expected None or 0 < share < 1")
@@ -154,7 +160,7 @@ class AdversarialReward(RewardFunction):
         first = self._observe.width + self._flag
         second = (self._observe if self.state_only else self._act).width + self._flag
         self._split = (first, second)
-        demos = expert_rows(self.demos, spaces)
+        demos = expert_rows(self.demos, spaces, self.batch_size, self.time_limit)
         self._expert = self._rows(demos)
         self._absorbed = torch.zeros(first + second)
         if self.absorbing:
@@ -326,27 +332,29 @@ class AdversarialReward(RewardFunction):
         return found
 
 
-def expert_rows(demos: Any, spaces: Spaces) -> Transition:
+def expert_rows(
+    demos: Any, spaces: Spaces, batch_size: int, time_limit: int | None = None
+) -> Transition:
     """Demonstrations as transitions of these spaces.
 
+    Args:
+        demos: see ``AdversarialReward``.
+        spaces: what they must fit.
+        batch_size: steps, at least.
+        time_limit: see ``AdversarialReward``.
+
     Raises:
-        ValueError: where their shapes are others.
+        ValueError: where they are of something else, too few or not finite.
     """
     if isinstance(demos, str):
-        from ..demonstrations import load_demonstrations
-
-        demos = load_demonstrations(demos)
+        demos = load_demonstrations(demos, time_limit)
     rows: dict[str, Any] = {
         name: torch.as_tensor(getattr(demos, name))
         for name in ("obs", "action", "next_obs", "terminated", "truncated")
     }
-    for name, space in (("obs", spaces.observation), ("action", spaces.action)):
-        shape = tuple(rows[name].shape[1:])
-        if shape != space.shape:
-            raise ValueError(
-                f"demos: {name} is {shape}, and the environment's space is {space}; give "
-                "demonstrations of this environment"
-            )
+    seen, done = rows["obs"].numpy(), rows["action"].numpy()
+    source = getattr(demos, "source", "demos")
+    check_steps(source, seen, done, spaces.observation, spaces.action, batch_size)
     count = len(rows["terminated"])
     return Transition(
         **rows,

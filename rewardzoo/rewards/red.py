@@ -38,6 +38,7 @@ class RandomExpertDistillation(RewardFunction):
         batch_size: rows of a step.
         learning_rate: of the steps.
         seed: of networks and minibatches.
+        time_limit: see ``AdversarialReward``.
 
     Example:
         >>> import gymnasium, rewardzoo
@@ -62,10 +63,11 @@ class RandomExpertDistillation(RewardFunction):
         batch_size: int = 128,
         learning_rate: float = 1e-3,
         seed: int = 0,
+        time_limit: int | None = None,
     ) -> None:
         if not 0.0 < paid < 1.0:
             raise ValueError(f"paid={paid}: expected 0 < paid < 1")
-        self.demos, self.paid = demos, paid
+        self.demos, self.paid, self.time_limit = demos, paid, time_limit
         self.hidden = tuple(integer("hidden", width, 1) for width in hidden)
         self.features, self.steps = integer("features", features, 1), integer("steps", steps, 1)
         self.batch_size = integer("batch_size", batch_size, 1)
@@ -76,7 +78,7 @@ class RandomExpertDistillation(RewardFunction):
         """Read the demonstrations for these spaces, and distil the random network on them."""
         self._observe = Encoding(spaces.observation, "observation_space")
         self._act = Encoding(spaces.action, "action_space", bounded=True)
-        demos = expert_rows(self.demos, spaces)
+        demos = expert_rows(self.demos, spaces, self.batch_size, self.time_limit)
         moments = Moments(self._observe.width)
         moments.add(self._observe(demos.obs), demos.valid)
         self._mean, self._scale = moments.standard()

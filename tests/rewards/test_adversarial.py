@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from types import SimpleNamespace
 
@@ -31,7 +32,7 @@ BOX = Spaces(spaces.Box(-np.inf, np.inf, (3,), np.float32), spaces.Box(-2.0, 2.0
 PLAIN = LossWeights(coef=0.0, k=1.0, one_sided=True, entropy=0.0)
 
 
-def demonstrations(rows=40, obs=3, action=2, mean=0.0, every=10, seed=0):
+def demonstrations(rows=80, obs=3, action=2, mean=0.0, every=10, seed=0):
     rng = torch.Generator().manual_seed(seed)
     ended = torch.arange(rows) % every == every - 1
     return SimpleNamespace(
@@ -41,6 +42,11 @@ def demonstrations(rows=40, obs=3, action=2, mean=0.0, every=10, seed=0):
         terminated=ended,
         truncated=torch.zeros_like(ended),
     )
+
+
+def far_out(demos):
+    demos.action[7] = 100.0
+    return demos
 
 
 def step(rows, mean=0.0, terminated=False, truncated=False, valid=None, seed=0):
@@ -212,11 +218,11 @@ def test_without_absorbing_states_they_differ_by_all_that_would_come():
 
 @pytest.mark.parametrize("state_only", [False, True])
 def test_every_terminated_row_is_followed_by_one_absorbing_row_in_minibatches(state_only):
-    fn = made(memory=64, demos=demonstrations(40, every=10), state_only=state_only)
+    fn = made(memory=64, demos=demonstrations(80, every=10), state_only=state_only)
     for i in range(8):
         fn.observe(step(8, terminated=i < 2, seed=i))  # 16 of 64
     batch = fn.minibatches(50, 400)
-    for x, share in ((batch.agent, 16 / 80), (batch.expert, 4 / 44)):
+    for x, share in ((batch.agent, 16 / 80), (batch.expert, 8 / 88)):
         found = (x == fn._absorbed).all(-1).float().mean().item()
         assert found == pytest.approx(share, abs=5.0 * math.sqrt(share / 20_000))
 
@@ -289,7 +295,7 @@ def test_compiled_it_learns_the_same():
 @pytest.mark.parametrize("options", [{}, {"state_only": True}, {"absorbing": False}])
 def test_it_keeps_the_contract_of_reward_functions(options):
     demos = demonstrations(obs=4)
-    demos.action = torch.arange(40) % 2
+    demos.action = torch.arange(80) % 2
     report = check_reward(lambda: AdversarialReward(demos, hidden=(8,), memory=50, **options))
     assert report.relabels and report.skipped == ()
     assert report.truncation_matters == options.get("absorbing", True)
@@ -304,13 +310,29 @@ def test_it_keeps_the_contract_of_reward_functions(options):
         ({"label_smoothing": (1.0, 0.5)}, "label_smoothing"),
         ({"positive_share": 0.0}, "positive_share=0.0"),
         ({"memory": 4}, "memory=4: expected at least 8"),
-        ({"demos": demonstrations(obs=4)}, "demos: obs is"),
-        ({"demos": demonstrations(action=1)}, "demos: action is"),
+        ({"demos": demonstrations(obs=4)}, "demos: observations are (4,)"),
+        ({"demos": demonstrations(action=1)}, "demos: actions are (1,)"),
+        ({"demos": demonstrations(rows=3)}, "demos: 3 steps, expected at least 64, a batch"),
+        ({"demos": demonstrations(mean=math.nan)}, "demos: the observation of step 0 is"),
+        ({"demos": far_out(demonstrations())}, "demos: the action of step 7 is"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(options, said):
-    with pytest.raises(ValueError, match=said.replace("(", r"\(")):
+    with pytest.raises(ValueError, match=re.escape(said)):
         made(**options)
+
+
+def test_a_file_that_says_only_done_needs_the_time_limit(tmp_path):
+    file = tmp_path / "expert.npz"
+    demos = demonstrations()
+    obs = torch.cat([demos.obs, demos.obs[:1]])
+    np.savez(
+        file, obs=obs, acts=demos.action, indices=np.array([], np.int64), terminal=np.array([True])
+    )
+    with pytest.raises(ValueError, match="give time_limit="):
+        made(demos=str(file))
+    ended = [made(demos=str(file), time_limit=limit)._expert[-1, -1] for limit in (80, 81)]
+    assert ended == [0.0, 1.0]
 
 
 def test_an_undiscounted_absorbing_state_has_no_value():
