@@ -1,8 +1,8 @@
 """What the experiments found when they were last run: stored in ``docs/verdicts``, a file each.
 
 ``python docs/verdicts.py runs`` stores the results of every experiment below ``runs`` that was run
-at the budget ``quick``, without their curves. The page of experiments shows them, and the README's
-table counts them (a test compares).
+at the budget ``quick``, without their curves. The page of experiments shows them, ``RESULTS.md``
+lists every claim with its verdict, and the README's table counts them; both are written anew.
 
 ``python docs/verdicts.py --compare runs`` says which stored numbers those runs repeat, to the bit.
 One seed is enough to notice that an experiment would find something else today:
@@ -23,10 +23,23 @@ from pathlib import Path
 from rewardzoo.experiment import judge
 from rewardzoo.registration import EXPERIMENTS
 from rewardzoo.report import facts_of
-from rewardzoo.results import OUTCOMES, Results, Verdict, read_json, write_json
+from rewardzoo.results import (
+    OUTCOMES,
+    Results,
+    Verdict,
+    read_json,
+    write_atomic,
+    write_json,
+)
 from rewardzoo.summary import column_digits, rows_of, show
 
 STORED = Path(__file__).parent / "verdicts"
+ROOT = Path(__file__).parents[1]
+RESULTS = """# Results
+
+Every claim of every experiment, as `rewardzoo run NAME` found it at the budget `quick`, the negative
+ones too. ✓ holds, ✗ fails, ? is open: the interval lies on both sides.
+"""
 GLYPHS = dict(zip(OUTCOMES, ("✓", "✗", "?"), strict=True))
 
 
@@ -81,6 +94,43 @@ def chapter(results: Results, verdicts: list[Verdict]) -> str:
         lines.append(f"| {_cell(row.arm.label)} | {' | '.join(cells)} | {len(row.arm.seeds)} |")
     lines += ["", "Interquartile mean over seeds [95 % bootstrap interval]."]
     return "\n".join(lines)
+
+
+def results_page() -> str:
+    """``RESULTS.md``: a chapter an experiment, a line a claim."""
+    lines = [RESULTS]
+    for name, (results, verdicts) in found().items():
+        ran = results.provenance
+        lines += [
+            f"## {name}\n",
+            f"{results.title}. `rewardzoo run {name}`, {ran.get('date', '')}, revision "
+            f"{ran.get('rewardzoo', '').partition(' ')[2]}.\n",
+            "| | claim | found |",
+            "|---|---|---|",
+            *(f"| {' | '.join(map(_cell, _row(v)))} |" for v in verdicts),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def readme_counted(text: str) -> str:
+    """The README with its table's counts as they are now."""
+    verdicts = {name: v for name, (_, v) in found().items()}
+
+    def counted(row: re.Match[str]) -> str:
+        if row[1] not in verdicts:
+            return row[0]
+        numbers = " / ".join(map(str, counts(verdicts[row[1]])))
+        return f"| `{row[1]}` | {row[2]} | [{numbers}](RESULTS.md#{row[1]}) |"
+
+    return re.sub(r"^\| `(\w+)` \| (.*) \| \[\d.*\)? \|$", counted, text, flags=re.MULTILINE)
+
+
+def write_pages() -> None:
+    """Bring ``RESULTS.md`` and the README up to date with what is stored."""
+    write_atomic(ROOT / "RESULTS.md", results_page())
+    readme = ROOT / "README.md"
+    write_atomic(readme, readme_counted(readme.read_text(encoding="utf-8")))
 
 
 def judged(results: Results) -> list[Verdict] | None:
@@ -154,6 +204,8 @@ if __name__ == "__main__":
             print("\n".join(compare(Path(folder))))
         sys.exit()
     if sys.argv[1:] == ["--judge"]:
-        sys.exit(print(", ".join(judge_stored())))
+        print(", ".join(judge_stored()))
     for folder in sys.argv[1:]:
-        print(", ".join(store(Path(folder))))
+        if folder != "--judge":
+            print(", ".join(store(Path(folder))))
+    write_pages()

@@ -112,10 +112,14 @@ def test_the_readmes_verdicts_are_those_that_were_found(docs: Any) -> None:
     """Every row counts a stored run, of the reporting seeds and the claims as they are now."""
     verdicts = docs("verdicts")
     readme = (ROOT / "README.md").read_text()
-    row = re.compile(r"^\| `(\w+)` \| .* \| (\d+) / (\d+) / (\d+) \|$", re.MULTILINE)
+    row = re.compile(
+        r"^\| `(\w+)` \| .* \| \[(\d+) / (\d+) / (\d+)\]\(RESULTS.md#\1\) \|$", re.MULTILINE
+    )
     said = {name: (int(a), int(b), int(c)) for name, a, b, c in row.findall(readme)}
     found = verdicts.found()
     assert said == {name: verdicts.counts(judged) for name, (_, judged) in found.items()}
+    assert verdicts.readme_counted(readme) == readme
+    assert verdicts.results_page() == (ROOT / "RESULTS.md").read_text(), "docs/verdicts.py --judge"
     rest = re.search(r"run at `quick` yet: (.*?)\.", readme, re.DOTALL)
     missing = set(re.findall(r"`(\w+)`", rest[1] if rest else ""))
     module_of = docs("generate").module_of

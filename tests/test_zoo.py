@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -20,6 +21,7 @@ import rewardzoo.zoo as zoo
 from rewardzoo.checkpoint import CheckpointError
 from rewardzoo.jobs import provenance
 from rewardzoo.registration import AGENTS, UnknownNameError
+from rewardzoo.zoo import manifest
 from rewardzoo.zoo.manifest import EPISODES, TRAINED
 from rewardzoo.zoo.policies import Recipe, load_agent, load_policy, read_policy, save_policy, score
 
@@ -79,14 +81,53 @@ def test_a_card_is_read_by_the_hub(name: str) -> None:
         assert text in card.text
 
 
+@pytest.mark.parametrize("name", zoo.names())
+def test_the_example_on_a_card_runs(name: str) -> None:
+    text = (TRAINED / name / "README.md").read_text()
+    found: dict[str, Any] = {}
+    exec(text.split("```python\n")[1].split("```")[0], found)
+    assert found["env"].action_space.contains(found["action"])
+
+
+def test_the_example_on_the_card_of_a_policy_of_ones_own_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe(CARTPOLE, num_envs=2)
+    agent = AGENTS["ppo"](recipe.envs(), num_steps=16)
+    save_policy("mine", agent, recipe, score(agent, recipe, 2, 2))
+    text = (tmp_path / "mine" / "README.md").read_text()
+    found: dict[str, Any] = {}
+    exec(text.split("```python\n")[1].split("```")[0], found)
+    assert found["env"].action_space.contains(found["action"])
+    assert f"OMP_NUM_THREADS={torch.get_num_threads()} rewardzoo train" in text
+
+
+def test_training_takes_one_thread_and_gives_the_others_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    short = dataclasses.replace(zoo.recipe("ppo-cartpole"), steps=1)
+    monkeypatch.setattr(manifest, "recipe", lambda name: short)
+    monkeypatch.setattr(manifest, "EPISODES", 2)
+    torch.set_num_threads(2)
+    try:
+        manifest.train("x", tmp_path, callback=lambda *_: seen.append(torch.get_num_threads()))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert set(seen) == {1} and read_policy(tmp_path / "x")[2]["provenance"]["threads"] == 1
+
+
 def test_the_command_on_a_card_trains_the_same_policy(cli: Any, tmp_path: Path) -> None:
     """Bit for bit where it was trained; elsewhere one that is as good."""
     name = "ppo-gridworld"
     _, config, metrics = read_policy(TRAINED / name)
     text = (TRAINED / name / "README.md").read_text()
     line = text.split("## Train it again")[1].split("```")[1].replace("\\\n", " ")
-    program, *args = shlex.split(line)
-    assert program == "rewardzoo" and args[-2:] == ["--save", "DIR"]
+    threads, program, *args = shlex.split(line)
+    assert threads == f"OMP_NUM_THREADS={torch.get_num_threads()}" and program == "rewardzoo"
+    assert args[-2:] == ["--save", "DIR"]
     done = cli(*args[:-1], tmp_path / name, "--out", tmp_path / "out")
     assert done.code == 0, done.err
     recipe, again, _ = read_policy(tmp_path / name)
@@ -222,6 +263,21 @@ def test_what_is_no_policy_is_refused(policy: Path, tmp_path: Path) -> None:
         load_agent(policy, "rewardzoo/GridWorld-v0")
     with pytest.raises(ValueError, match="agent='sb3_ppo': it has no network"):
         zoo.policies.check_savable(AGENTS["sb3_ppo"])
+
+
+def test_no_module_that_a_policy_names_is_executed(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('executed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    other = damaged(policy, tmp_path, lambda c: c.update(env=f"evil_module:{CARTPOLE}"))
+    with pytest.raises(CheckpointError, match="names the module 'evil_module'"):
+        load_policy(other)
+    with pytest.raises(CheckpointError, match="names the module 'evil_module'"):
+        load_agent(other, CARTPOLE)
+    (tmp_path / "own").mkdir()
+    own = damaged(policy, tmp_path / "own", lambda c: c.update(env=f"rewardzoo:{CARTPOLE}"))
+    assert load_policy(own).num_timesteps == load_policy(policy).num_timesteps
 
 
 def test_weights_are_plain_tensors(policy: Path) -> None:

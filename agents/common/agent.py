@@ -203,7 +203,7 @@ class Agent:
         Returns:
             The actions, and the memory to pass to the next call (None without one).
         """
-        obs = to_torch(observation, self.device)
+        obs = trees.mapped(to_torch(observation, self.device), _narrowed)
         single = trees.first(obs).ndim == _space_ndim(self.envs.single_observation_space)
         if single:
             obs = trees.mapped(obs, lambda x: x.unsqueeze(0))
@@ -314,6 +314,11 @@ def _reward_wrappers(env: Any) -> list[VectorRewardWrapper]:
             found.append(env)
         env = env.env
     return found
+
+
+def _narrowed(x: Tensor) -> Tensor:
+    """Plain numbers, which NumPy takes for float64, as networks read them."""
+    return x.to(torch.float32) if x.dtype == torch.float64 else x
 
 
 def _space_ndim(space: gymnasium.spaces.Space[Any]) -> int:

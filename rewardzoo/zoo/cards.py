@@ -36,10 +36,13 @@ algorithm. Experiments with several seeds and intervals are run by `rewardzoo ru
 ## Use
 
 ```python
+import gymnasium
 import rewardzoo.zoo
 
-agent = rewardzoo.zoo.load_policy("{name}")  # this folder
-action, state = agent.predict(observation, deterministic=True)
+agent = rewardzoo.zoo.{load}
+env = gymnasium.make("{env}")
+observation, info = env.reset(seed=0)
+action, memory = agent.predict(observation, deterministic=True)
 ```
 
 Nothing in the folder can execute code: the weights are safetensors, the rest is JSON and text.
@@ -50,8 +53,8 @@ Nothing in the folder can execute code: the weights are safetensors, the rest is
 {command}
 ```
 
-On the hardware and versions below it ends with the same weights, bit for bit: sha256
-`{sha256}`.
+On the hardware and versions below, with as many threads, it ends with the same weights, bit for
+bit: sha256 `{sha256}`.
 
 {provenance}
 
@@ -59,11 +62,12 @@ Settings: {settings}
 """
 
 
-def card(name: str, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+def card(name: str, config: Mapping[str, Any], metrics: Mapping[str, Any], load: str = "") -> str:
     """The text of ``README.md``.
 
     Args:
         name: of the policy.
+        load: how ``rewardzoo.zoo`` loads it; default: from a folder of its name.
         config: of ``config.json``.
         metrics: of ``metrics.json``.
     """
@@ -78,7 +82,8 @@ def card(name: str, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> st
             "episodes": metrics["episodes"],
             "rows": "\n".join(rows),
             "provenance": "\n".join(provenance),
-            "command": _command(config),
+            "load": load or f"load_policy({json.dumps(name)})  # its folder",
+            "command": _command(config, metrics["provenance"]["threads"]),
             "settings": ", ".join(f"`{k}={json.dumps(v)}`" for k, v in config["settings"].items()),
         }
     )
@@ -109,9 +114,9 @@ def _value(score: Mapping[str, float]) -> str:
     return f"{score['mean']:.2f} +/- {score['std']:.2f}"
 
 
-def _command(config: Mapping[str, Any]) -> str:
+def _command(config: Mapping[str, Any], threads: int) -> str:
     """What ``rewardzoo train`` needs to train it again."""
-    parts = [f"rewardzoo train --env {config['env']}"]
+    parts = [f"OMP_NUM_THREADS={threads} rewardzoo train --env {config['env']}"]
     parts.append(f"--reward '{config['reward']}' --agent {config['agent']}")
     parts.append(
         f"--steps {config['steps']} --num-envs {config['num_envs']} --seed {config['seed']}"

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..registration import AGENTS, UnknownNameError, unknown
 from .policies import Recipe, load_policy, save_policy, score
 
@@ -75,8 +77,13 @@ def train(
     """
     made = recipe(name)
     settings = {"device": device, "seed": made.seed, **made.settings}
-    agent = AGENTS[made.agent](made.envs(device=device), **settings)
-    agent.learn(made.steps, callback=callback, progress_bar=progress_bar)
-    folder = Path(out) / name
-    save_policy(folder, agent, made, score(agent, made, EPISODES, EPISODES, device))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small networks learn no faster on more, and end elsewhere
+    try:
+        agent = AGENTS[made.agent](made.envs(device=device), **settings)
+        agent.learn(made.steps, callback=callback, progress_bar=progress_bar)
+        folder, scores = Path(out) / name, score(agent, made, EPISODES, EPISODES, device)
+        save_policy(folder, agent, made, scores, load=f'load("{name}")')
+    finally:
+        torch.set_num_threads(threads)
     return folder

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as tensor_bytes
@@ -67,7 +68,7 @@ class Recipe:
 
 
 def save_policy(
-    folder: str | Path, agent: Any, recipe: Recipe, scores: Mapping[str, Tensor]
+    folder: str | Path, agent: Any, recipe: Recipe, scores: Mapping[str, Tensor], load: str = ""
 ) -> None:
     """Write ``agent`` so that ``load_policy`` reads it.
 
@@ -76,6 +77,7 @@ def save_policy(
         agent: with a ``network``.
         recipe: by which it was trained; all hyperparameters are written, defaults too.
         scores: of ``score``, (E,) float32 by name.
+        load: how its card says that it is loaded; default: ``load_policy`` of its folder.
 
     Raises:
         ValueError: for an agent that is no network.
@@ -99,11 +101,12 @@ def save_policy(
             name: {"mean": float(x.double().mean()), "std": float(x.double().std(unbiased=False))}
             for name, x in scores.items()
         },
-        "provenance": provenance(str(agent.device)),
+        # Sums of other lengths are rounded otherwise: weights depend on the number of threads.
+        "provenance": {**provenance(str(agent.device)), "threads": torch.get_num_threads()},
     }
     write_atomic(folder / WEIGHTS, weights)
     write_atomic(folder / METRICS, json.dumps(metrics, indent=1) + "\n")
-    write_atomic(folder / CARD, card(folder.resolve().name, config, metrics))
+    write_atomic(folder / CARD, card(folder.resolve().name, config, metrics, load))
     # Last: a folder without it is none, so a cut-off one is never taken for a policy.
     write_atomic(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
@@ -131,6 +134,12 @@ def read_policy(folder: str | Path) -> tuple[Recipe, dict[str, Any], dict[str, A
     missing = [key for key in (*keys, "sha256", "spaces", "num_timesteps") if key not in config]
     if missing:
         raise CheckpointError(f"policy {str(folder)!r}: {CONFIG} lacks {', '.join(missing)}")
+    module, separator, _ = config["env"].partition(":")
+    if separator and module != "rewardzoo":  # Gymnasium would import it
+        raise CheckpointError(
+            f"policy {str(folder)!r}: its env {config['env']!r} names the module {module!r}, which "
+            "making it would execute; if you trust it, import it and load_policy(folder, envs=...)"
+        )
     return Recipe(**{key: config[key] for key in keys}), config, metrics
 
 
