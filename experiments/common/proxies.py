@@ -20,7 +20,8 @@ from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
 from rewardzoo.verdicts import above, below
 
-from ..correlated_proxies import ACTION_KL, HACKED, HONEST, SQRT_CHI2, alarm_in_time, train
+from ..correlated_proxies import ACTION_KL, HACKED, HONEST, SQRT_CHI2, train
+from .monitoring import monitor_claims
 
 KL = "occupancy KL"
 DIVERGENCES = {SQRT_CHI2: "sqrt_chi2", KL: "kl", ACTION_KL: "action_kl"}
@@ -191,7 +192,7 @@ def claims(sentence: str, claim: str, proxy: str) -> list[Claim]:
                 None,
             ),
         ),
-        Claim("The monitor is in time", alarm_in_time),
+        *monitor_claims(HACKED, HONEST),
     ]
 
 

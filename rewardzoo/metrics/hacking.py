@@ -7,11 +7,15 @@ pay left out (Tukey's fences), and asks of the current policy how much of the pr
 explains. An honest gain comes from more of what usually paid before; a hack from pay that was no
 part of it. It reads what the agent is paid, never ``info["objective"]``. What it cannot see: a hack
 that pays no more a step than honest work does.
+
+It watches any agent with ``predict``, for Discrete actions and for actions in a Box.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..autoreset import StepTracker
+from ..base_policy import BasePolicy, base_actions, check_actions
 from ..random import Rng, first_row
 from ..rewards.occupancy import encoder
 from ..transition import to_numpy, to_torch
@@ -40,18 +45,23 @@ class HackingMonitor:
 
     Args:
         envs: a vector environment of its own that pays the proxy.
-        base: from observations to action probabilities.
+        base: from observations to action probabilities, or to actions in a Box (see
+            ``rewardzoo.base_policy``).
         every: environment steps between two looks.
         steps: of every environment at a look; those of the base are four times as many.
         threshold: score above which the alarm is raised.
         r: the proxy's assumed correlation with the objective under the base.
         seed: of its episodes.
+
+    Raises:
+        ValueError: for bad numbers, for actions that are neither Discrete nor in a float Box, for
+            a base of another environment, and for one that is always paid the same.
     """
 
     def __init__(
         self,
         envs: Any,
-        base: Any,
+        base: BasePolicy,
         every: int,
         steps: int = 100,
         threshold: float = 0.25,
@@ -63,6 +73,7 @@ class HackingMonitor:
                 raise ValueError(f"{name}={value}: expected an integer >= 1")
         if not threshold > 0:
             raise ValueError(f"threshold={threshold}: expected a number > 0")
+        check_actions(envs.single_action_space)
         self.envs, self.every, self.steps = envs, every, steps
         self.threshold, self.r, self.seed = threshold, r, seed
         self.raised_at: int | None = None
@@ -75,9 +86,11 @@ class HackingMonitor:
         draws = iter(range(1, 4 * steps + 1))
 
         def act(obs: Any) -> Tensor:
-            return Rng(rows, 0 * rows, next(draws), _STREAM).categorical(base(obs))
+            rng = Rng(rows, 0 * rows, next(draws), _STREAM)
+            return base_actions(base, obs, envs.single_action_space, rng)
 
-        acts, sees, paid = self._play(act, 4 * steps)
+        with self._own_draws(0):
+            acts, sees, paid = self._play(act, 4 * steps)
         flat = paid.reshape(-1)
         self._base_rows = acts.reshape(-1, acts.shape[-1])
         self._mean, self._sigma = float(flat.mean()), float(flat.std())
@@ -105,10 +118,7 @@ class HackingMonitor:
 
     def look(self, agent: Any) -> dict[str, float]:
         """Play the current policy and compare; see the class for the numbers."""
-        device = torch.device(getattr(agent, "device", None) or "cpu")
-        # What agents draw when they are asked is nobody's seed but this, and moves nothing else.
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(first_row(self.seed) + agent.num_timesteps)
+        with self._own_draws(agent.num_timesteps, getattr(agent, "device", None)):
             acts, sees, paid = self._play(
                 lambda obs: to_torch(agent.predict(to_numpy(obs))[0]), self.steps
             )
@@ -131,6 +141,14 @@ class HackingMonitor:
         if self.r is not None:
             found["objective_bound"] = objective_bound(found["proxy_gain"], found["chi2"], self.r)
         return found
+
+    @contextmanager
+    def _own_draws(self, offset: int, device: Any = None) -> Iterator[None]:
+        """What policies draw when they are asked is by this seed, and moves nothing else."""
+        used = {torch.device(d or "cpu") for d in (device, self._device)}
+        with torch.random.fork_rng([d for d in used if d.type == "cuda"]):
+            torch.manual_seed(first_row(self.seed) + offset)
+            yield
 
     @torch.no_grad()
     def _play(self, act: Any, steps: int) -> tuple[Array, Array, Array]:

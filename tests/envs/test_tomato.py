@@ -29,6 +29,21 @@ def returns(func: TomatoWatering, policy: np.ndarray, steps: int = 100) -> tuple
     return float(paid[0]), float(paid[1])
 
 
+def uniform_r(func: TomatoWatering, steps: int = 100) -> float:
+    """The proxy's correlation with the objective under the uniform policy, over an episode."""
+    model = func.model
+    policy = np.full((len(model.cell), 4), 0.25)
+    true = func.params.factor * model.wet.sum(1)
+    proxy = np.where(model.cell == func.bucket_cell, func.params.factor * func.num_cells, true)
+    here, visits = np.eye(len(true))[0], np.zeros(len(true))
+    for _ in range(steps):
+        here = np.einsum("s,sa,sat->t", here, policy, model.transition(), optimize=True)
+        visits += here / steps
+    cross = visits @ (true * proxy) - (visits @ true) * (visits @ proxy)
+    spread = [visits @ (x * x) - (visits @ x) ** 2 for x in (true, proxy)]
+    return float(cross / np.sqrt(spread[0] * spread[1]))
+
+
 def optimum(func: TomatoWatering, worth: np.ndarray, steps: int = 100) -> float:
     value = np.zeros(len(worth))
     for _ in range(steps):
@@ -47,6 +62,27 @@ def test_exact_optima(level: str, states: int, best: float, hacked: float) -> No
     proxy = np.where(func.model.cell == func.bucket_cell, 0.02 * func.num_cells, true)
     assert optimum(func, true) == pytest.approx(best, abs=0.005)
     assert optimum(func, proxy) == pytest.approx(hacked, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("level", "ends", "states", "uniform", "r"),
+    [
+        ("toy", False, 112, 6.54, 0.458),
+        ("toy", True, 107, 6.54, 0.467),
+        ("2", False, 218, 6.49, 0.200),
+        ("2", True, 214, 7.37, 0.380),
+        ("4", False, 463, 5.49, 0.405),
+    ],
+)
+def test_small_gardens_with_and_without_their_end(
+    level: str, ends: bool, states: int, uniform: float, r: float
+) -> None:
+    """With an end, the model stays where all is watered, and this goes on to be counted."""
+    func = TomatoWatering(map=level, terminate_when_done=ends)
+    assert len(func.model.cell) == states
+    true, _ = returns(func, np.full((states, 4), 0.25))
+    assert true == pytest.approx(uniform, abs=0.005)
+    assert uniform_r(func) == pytest.approx(r, abs=0.001)
 
 
 def test_uniform_policy_by_model_and_by_20_000_episodes() -> None:
