@@ -1,9 +1,10 @@
-"""Training tokens a second: DPO here and in TRL, on the same model, pairs, batch and core.
+"""Language models: training and sampling here and in TRL, of one model, on one core.
 
-Both train a Llama of the same random weights with AdamW for the same steps; TRL gets a tokenised
-data set. The compact decoder of the same width and depth is read beside them. Sampling is compared
-with ``transformers``' ``generate``, which TRL's trainers sample with. An ensemble of five reward
-models is compared with one of them.
+The model is the compact decoder; TRL, and ``transformers``' ``generate``, with which TRL samples,
+get the same function of the same weights as a GPT-2 (``rewardzoo.rlhf.gpt2``). DPO trains both on
+the same pairs, for as many steps of AdamW at the same rate, RLOO on as many completions for the
+same reward. The same GPT-2 behind this project's interface is read beside them. An ensemble of five
+reward models is compared with one of them.
 """
 
 from __future__ import annotations
@@ -16,17 +17,30 @@ from typing import Any
 
 import torch
 
-from .timing import REPEATS, Row, interleave, missing, one_thread, ratio, seconds_per_call
+from .timing import (
+    REPEATS,
+    Row,
+    interleave,
+    missing,
+    one_thread,
+    peak_megabytes,
+    ratio,
+    seconds_per_call,
+)
 
-WIDTH, LAYERS, VOCABULARY = 64, 2, 32
+SIZES = ((64, 2), (128, 4))  # width and layers
+VOCABULARY, LENGTH = 32, 64
 PAIRS, BATCH, PROMPT, COMPLETION = 512, 64, 4, 16
+PROMPTS, K, UPDATES = 32, 4, 8
+WANTED = 5  # the token that RLOO's reward counts
 MEMBERS, SCORED = 5, 128
+OURS, THROUGH, TRL, GENERATE = "rewardzoo", "rewardzoo, transformers' GPT-2", "TRL", "generate"
 
 
 def run(say: Callable[[str], None]) -> list[Row]:
     """The bars: twice TRL in training, twice ``generate`` in sampling, five models for three."""
     with one_thread():
-        say(f"scores of {SCORED} completions by {MEMBERS} reward models, width {WIDTH}")
+        say(f"scores of {SCORED} completions by {MEMBERS} reward models")
         rows = _scoring()
     try:
         import datasets  # noqa: F401
@@ -35,27 +49,25 @@ def run(say: Callable[[str], None]) -> list[Row]:
     except ModuleNotFoundError:
         return [*rows, missing("RLHF", 'pip install "rewardzoo[rlhf]" trl')]
     with one_thread():
-        say(f"DPO on {BATCH} pairs of {PROMPT + COMPLETION} tokens, width {WIDTH}")
-        return [*rows, *_training(), *_sampling()]
+        for width, layers in SIZES:
+            model, size = decoder(width, layers), f"width {width}, {layers} layers"
+            say(f"DPO on {BATCH} pairs of {PROMPT + COMPLETION} tokens, {size}")
+            rows += _dpo(model, size)
+            say(f"RLOO on {PROMPTS} prompts, {K} completions each, {size}")
+            rows += _rloo(model, size)
+            say(f"sampling, {size}")
+            rows += _sampling(model, size)
+    return rows
 
 
-def llama() -> Any:
+def decoder(width: int, layers: int) -> Any:
     """With random weights, the same ones each time."""
-    import transformers
+    from rewardzoo.rlhf.decoder import Decoder, DecoderConfig
 
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=64,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    return transformers.LlamaForCausalLM(config)
+    return Decoder(DecoderConfig(VOCABULARY, LENGTH, width, layers))
+
+
+# ---- training ------------------------------------------------------------------------------------
 
 
 def _pairs() -> Any:
@@ -67,8 +79,8 @@ def _pairs() -> Any:
     return PairData([Pair(x[:PROMPT], x[PROMPT:end], x[end:]) for x in ids])
 
 
-def _training() -> list[Row]:
-    from rewardzoo.rlhf.decoder import Decoder, DecoderConfig
+def _dpo(model: Any, size: str) -> list[Row]:
+    from rewardzoo.rlhf.gpt2 import to_gpt2
     from rewardzoo.rlhf.huggingface import HuggingFaceModel
     from rewardzoo.rlhf.offline import OfflineTrainer
     from rewardzoo.rlhf.pairs import encode_pairs
@@ -76,48 +88,49 @@ def _training() -> list[Row]:
     data = encode_pairs(_pairs(), eos=1)
     steps = PAIRS // BATCH
     tokens = 2 * PAIRS * (PROMPT + COMPLETION + 1)  # TRL appends the end, so do we
-    losses: dict[str, float] = {}
+    losses: dict[str, list[float]] = {}
+    peaks: dict[str, float] = {}
 
     def ours(name: str, model: Any) -> Callable[[], float]:
         def read() -> float:
             policy = copy.deepcopy(model)
-            start = time.perf_counter()  # the reference's pass over the pairs is part of the time
-            trainer = OfflineTrainer(policy, model, data, "dpo", batch_size=BATCH)
-            trainer.train(steps)
-            seconds = time.perf_counter() - start
-            losses[name] = _loss(policy, model, data)
+
+            def work() -> None:  # the reference's pass over the pairs is part of it
+                OfflineTrainer(policy, model, data, "dpo", batch_size=BATCH).train(steps)
+
+            seconds = _timed(work, name, peaks)
+            losses.setdefault(name, []).append(_loss(policy, model, data))
             return tokens / seconds
 
         return read
 
+    def theirs() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = _trl_dpo(to_gpt2(model), folder, steps)
+            seconds = _timed(trainer.train, TRL, peaks)
+            policy, ref = (HuggingFaceModel(m) for m in (trainer.model, to_gpt2(model)))
+            losses.setdefault(TRL, []).append(_loss(policy, ref, data))
+            return tokens / seconds
+
     contenders = {
-        "rewardzoo, same Llama": ours("rewardzoo, same Llama", HuggingFaceModel(llama())),
-        "rewardzoo, decoder": ours(
-            "rewardzoo, decoder", Decoder(DecoderConfig(VOCABULARY, 64, WIDTH, LAYERS))
-        ),
-        "TRL": _trl(steps, tokens, losses),
+        OURS: ours(OURS, model),
+        THROUGH: ours(THROUGH, HuggingFaceModel(to_gpt2(model))),
+        TRL: theirs,
     }
     readings = interleave(contenders)
-    note = "loss on all pairs after training: " + ", ".join(
-        f"{k} {v:.3f}" for k, v in losses.items()
-    )
+    note = f"one epoch of {PAIRS} pairs; {_told(peaks)}"
     return [
+        ratio(f"DPO tokens/s vs TRL, {size}", readings, "tokens/s", OURS, TRL, bar=2.0, note=note),
+        ratio(f"DPO tokens/s by GPT-2 vs TRL, {size}", readings, "tokens/s", THROUGH, TRL),
         ratio(
-            "DPO tokens/s, compact decoder vs TRL",
-            readings,
-            "tokens/s",
-            "rewardzoo, decoder",
-            "TRL",
-            bar=2.0,
-            note=note,
-        ),
-        ratio(
-            "DPO tokens/s, the same Llama vs TRL",
-            readings,
-            "tokens/s",
-            "rewardzoo, same Llama",
-            "TRL",
-            note=note,
+            f"DPO loss after training vs TRL's, {size}",
+            losses,
+            "nats",
+            OURS,
+            TRL,
+            bar=1.02,
+            at_most=True,
+            note="on all pairs, by the same code; the pairs come in other orders",
         ),
     ]
 
@@ -134,88 +147,174 @@ def _loss(policy: Any, ref: Any, data: Any) -> float:
     )
 
 
-def _trl(steps: int, tokens: int, losses: dict[str, float]) -> Callable[[], float]:
+def _trl_dpo(model: Any, folder: str, steps: int) -> Any:
     import datasets
-    import tokenizers
-    import transformers
     import trl
 
+    datasets.disable_progress_bars()
+    rows = [
+        {"prompt": _text(p.prompt), "chosen": _text(p.chosen), "rejected": _text(p.rejected)}
+        for p in _pairs().pairs
+    ]
+    args = trl.DPOConfig(per_device_train_batch_size=BATCH, **_trl_settings(folder, steps))
+    return trl.DPOTrainer(
+        model=model.train(),
+        ref_model=copy.deepcopy(model),
+        args=args,
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=_tokenizer(),
+    )
+
+
+def _rloo(model: Any, size: str) -> list[Row]:
+    from rewardzoo.rlhf.gpt2 import to_gpt2
     from rewardzoo.rlhf.huggingface import HuggingFaceModel
-    from rewardzoo.rlhf.pairs import encode_pairs
+    from rewardzoo.rlhf.online import OnlineConfig, OnlineTrainer
+
+    peaks: dict[str, float] = {}
+
+    def ours(name: str, model: Any) -> Callable[[], float]:
+        def read() -> float:
+            seen: list[torch.Tensor] = []
+
+            def reward(batch: Any) -> torch.Tensor:
+                seen.append(batch.completion_mask.sum())
+                wanted = (batch.completions == WANTED) & batch.completion_mask
+                return wanted.sum(1).float()
+
+            def prompts(n: int, generator: torch.Generator) -> torch.Tensor:
+                return torch.randint(2, VOCABULARY, (n, PROMPT), generator=generator)
+
+            config = OnlineConfig(k=K, prompts=PROMPTS, new_tokens=COMPLETION, learning_rate=1e-3)
+            trainer = OnlineTrainer(copy.deepcopy(model), model, reward, prompts, config)
+            seconds = _timed(lambda: trainer.train(UPDATES), name, peaks)
+            return int(sum(seen)) / seconds
+
+        return read
+
+    def theirs() -> float:
+        seen: list[int] = []
+
+        def reward(completion_ids: Any, **columns: Any) -> list[float]:
+            seen.append(sum(len(ids) for ids in completion_ids))
+            return [float(sum(i == WANTED for i in ids)) for ids in completion_ids]
+
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = _trl_rloo(to_gpt2(model), reward, folder)
+            seconds = _timed(trainer.train, TRL, peaks)
+        return sum(seen) / seconds
+
+    contenders = {
+        OURS: ours(OURS, model),
+        THROUGH: ours(THROUGH, HuggingFaceModel(to_gpt2(model))),
+        TRL: theirs,
+    }
+    readings = interleave(contenders)
+    note = f"completion tokens, {UPDATES} updates, no KL; {_told(peaks)}"
+    return [
+        ratio(f"RLOO tokens/s vs TRL, {size}", readings, "tokens/s", OURS, TRL, bar=2.0, note=note),
+        ratio(f"RLOO tokens/s by GPT-2 vs TRL, {size}", readings, "tokens/s", THROUGH, TRL),
+    ]
+
+
+def _trl_rloo(model: Any, reward: Any, folder: str) -> Any:
+    import datasets
+    import trl
 
     datasets.disable_progress_bars()
+    ids = torch.randint(2, VOCABULARY, (PROMPTS * UPDATES, PROMPT))
+    args = trl.RLOOConfig(
+        per_device_train_batch_size=PROMPTS * K,
+        num_generations=K,
+        max_completion_length=COMPLETION,
+        beta=0.0,
+        **_trl_settings(folder, UPDATES),
+    )
+    return trl.RLOOTrainer(
+        model=model.train(),
+        reward_funcs=[reward],
+        args=args,
+        train_dataset=datasets.Dataset.from_list([{"prompt": _text(x)} for x in ids.tolist()]),
+        processing_class=_tokenizer(),
+    )
+
+
+def _trl_settings(folder: str, steps: int) -> dict[str, Any]:
+    return {
+        "output_dir": folder,
+        "max_steps": steps,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+        "logging_steps": steps,
+        "disable_tqdm": True,
+    }
+
+
+def _tokenizer() -> Any:
+    """Of words between spaces, each of them a token's number."""
+    import tokenizers
+    import transformers
+
     words = {f"w{i}": i for i in range(VOCABULARY)}
     plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
     plain.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    tokenizer = transformers.PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=plain, pad_token="w0", eos_token="w1", unk_token="w0"
     )
 
-    def text(ids: Any) -> str:
-        return "".join(f" w{i}" for i in ids)
 
-    rows = [
-        {"prompt": text(p.prompt), "chosen": text(p.chosen), "rejected": text(p.rejected)}
-        for p in _pairs().pairs
-    ]
-    model = llama()
-
-    def read() -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            args = trl.DPOConfig(
-                output_dir=folder,
-                max_steps=steps,
-                per_device_train_batch_size=BATCH,
-                learning_rate=1e-3,
-                lr_scheduler_type="constant",
-                report_to="none",
-                use_cpu=True,
-                bf16=False,
-                gradient_checkpointing=False,
-                save_strategy="no",
-                logging_steps=steps,
-                disable_tqdm=True,
-            )
-            trainer = trl.DPOTrainer(
-                model=copy.deepcopy(model),
-                ref_model=copy.deepcopy(model),
-                args=args,
-                train_dataset=datasets.Dataset.from_list(rows),
-                processing_class=tokenizer,
-            )
-            start = time.perf_counter()
-            trainer.train()
-            seconds = time.perf_counter() - start
-            policy, ref = HuggingFaceModel(trainer.model), HuggingFaceModel(model)
-            losses["TRL"] = _loss(policy, ref, encode_pairs(_pairs(), eos=1))
-            return tokens / seconds
-
-    return read
+def _text(ids: Any) -> str:
+    return "".join(f" w{i}" for i in ids)
 
 
-def _sampling() -> list[Row]:
-    readings = interleave(samplers(128, times=8))
+def _timed(work: Callable[[], Any], name: str, peaks: dict[str, float]) -> float:
+    """Seconds of some work; notes the most memory that a contender took."""
+    start = time.perf_counter()
+    peak = peak_megabytes(work)
+    seconds = time.perf_counter() - start
+    peaks[name] = max(peak, peaks.get(name, 0.0))
+    return seconds
+
+
+def _told(peaks: dict[str, float]) -> str:
+    most = ", ".join(f"{name} {peak:.0f} MB" for name, peak in peaks.items())
+    return f"most memory beyond what was held before: {most}"
+
+
+# ---- sampling and scoring ------------------------------------------------------------------------
+
+
+def _sampling(model: Any, size: str) -> list[Row]:
+    readings = interleave(samplers(128, times=8, model=model))
+    name = "sampling tokens/s"
+    note = f"128 prompts, {COMPLETION} tokens, 8 times, {REPEATS} repeats"
     return [
         ratio(
-            f"sampling tokens/s, {name} vs transformers' generate",
+            f"{name} vs generate, {size}",
             readings,
             "tokens/s",
-            name,
-            "generate",
-            bar=2.0 if name == "rewardzoo, decoder" else None,
-            note=f"128 prompts, {COMPLETION} tokens, 8 times, {REPEATS} repeats",
-        )
-        for name in ("rewardzoo, decoder", "same Llama")
+            OURS,
+            GENERATE,
+            bar=2.0,
+            note=note,
+        ),
+        ratio(f"{name} by GPT-2 vs generate, {size}", readings, "tokens/s", THROUGH, GENERATE),
     ]
 
 
-def samplers(count: int, times: int = 1) -> dict[str, Callable[[], float]]:
+def samplers(count: int, times: int = 1, model: Any = None) -> dict[str, Callable[[], float]]:
     """Readings of tokens sampled a second, completing so many prompts at a time, so many times."""
-    from rewardzoo.rlhf.decoder import Decoder, DecoderConfig
+    from rewardzoo.rlhf.gpt2 import to_gpt2
     from rewardzoo.rlhf.huggingface import HuggingFaceModel
     from rewardzoo.rlhf.sampling import sample
 
-    model, decoder = llama().eval(), Decoder(DecoderConfig(VOCABULARY, 64, WIDTH, LAYERS))
+    model = decoder(*SIZES[0]) if model is None else model
+    twin = to_gpt2(model)
     prompts = torch.randint(2, VOCABULARY, (count, PROMPT))
 
     def own(model: Any) -> Callable[[], float]:
@@ -226,7 +325,7 @@ def samplers(count: int, times: int = 1) -> dict[str, Callable[[], float]]:
         return read
 
     def generate() -> torch.Tensor:
-        ids = model.generate(
+        ids = twin.generate(
             prompts,
             attention_mask=torch.ones_like(prompts),
             do_sample=True,
@@ -242,27 +341,28 @@ def samplers(count: int, times: int = 1) -> dict[str, Callable[[], float]]:
         return total / (time.perf_counter() - start)
 
     return {
-        "rewardzoo, decoder": own(decoder),
-        "same Llama": own(HuggingFaceModel(model)),
-        "generate": lambda: rate(generate),
+        OURS: own(model),
+        THROUGH: own(HuggingFaceModel(twin)),
+        GENERATE: lambda: rate(generate),
     }
 
 
 @torch.no_grad()
 def _scoring() -> list[Row]:
     """Five reward models against one, on completions of the laboratory's language and longer."""
-    from rewardzoo.rlhf.decoder import Decoder, DecoderConfig
     from rewardzoo.rlhf.ensembles import Ensemble
     from rewardzoo.rlhf.reward_models import RewardModel
     from rewardzoo.rlhf.scoring import decoder_scores
     from rewardzoo.rlhf.world import Chain
 
-    decoder = Decoder(DecoderConfig(VOCABULARY, PROMPT + COMPLETION, WIDTH, LAYERS))
-    members = [RewardModel(decoder, seed) for seed in range(MEMBERS)]
-    ensemble, one = Ensemble(members), members[0]
-    alone = {name: tensor.unsqueeze(0) for name, tensor in one.state_dict().items()}
+    backbone = decoder(*SIZES[0])
+    members = [RewardModel(backbone, seed) for seed in range(MEMBERS)]
     language = Chain(VOCABULARY, PROMPT, COMPLETION, 0)
     batch = language.corpus(SCORED, torch.Generator().manual_seed(0))
+    for member in members:
+        member.fit_normaliser(batch)
+    ensemble, one = Ensemble(members), members[0]
+    alone = {name: tensor.unsqueeze(0) for name, tensor in one.state_dict().items()}
     longest = batch._replace(completion_mask=torch.ones_like(batch.completion_mask))
     five = "five"
     readings = interleave(
@@ -270,7 +370,7 @@ def _scoring() -> list[Row]:
             five: seconds_per_call(lambda: ensemble(batch)),
             "one": seconds_per_call(lambda: one(batch)),
             "one, as the five are read": seconds_per_call(
-                lambda: decoder_scores(decoder, alone, batch)
+                lambda: decoder_scores(backbone, alone, batch)
             ),
         }
     )

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -60,6 +61,8 @@ class Row:
         note: settings that a reader must know, or why it could not be measured.
         extra: what else is stored.
         point: where it lies on a curve; None where it is on none.
+        benchmark: whose it is, and
+        revision: of what was measured, once it is stored.
     """
 
     name: str
@@ -72,6 +75,8 @@ class Row:
     note: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
     point: Point | None = None
+    benchmark: str = ""
+    revision: str = ""
 
     @property
     def median(self) -> float:
@@ -139,6 +144,29 @@ def seconds_per_call(call: Callable[[], Any], budget: float = 0.3) -> Callable[[
         return (time.perf_counter() - start) / count
 
     return read
+
+
+def peak_megabytes(work: Callable[[], Any], every: float = 0.01) -> float:
+    """Do some work; the most memory of its own that the process held meanwhile, beyond before."""
+    import psutil
+
+    process = psutil.Process()
+    before = peak = process.memory_info().rss
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(every):
+            peak = max(peak, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        work()
+    finally:
+        done.set()
+        watcher.join()
+    return float(max(peak, process.memory_info().rss) - before) / 1e6
 
 
 def inverse(rate: Callable[[], float]) -> Callable[[], float]:

@@ -12,6 +12,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .evaluation import finite
+
 Array = NDArray[np.float64]
 
 
@@ -26,7 +28,7 @@ def ece(
         bins: of equal width; empty ones count nothing.
         equal_mass: bins with equally many answers instead.
     """
-    p, y = _probabilities(confidence), np.asarray(correct, np.float64)
+    p, y = _probabilities(confidence), finite("correct", correct)
     gap = np.bincount(_bin(p, bins, equal_mass), y - p, bins)
     return float(np.abs(gap).sum() / len(p))
 
@@ -36,7 +38,7 @@ def squared_ece(confidence: ArrayLike, correct: ArrayLike, bins: int = 10) -> fl
 
     0 in expectation where confidence is right up to the width of the bins; it can be below 0.
     """
-    p, y = _probabilities(confidence), np.asarray(correct, np.float64)
+    p, y = _probabilities(confidence), finite("correct", correct)
     at = _bin(p, bins, equal_mass=True)
     n = np.bincount(at, minlength=bins)
     used = n > 1
@@ -48,7 +50,7 @@ def squared_ece(confidence: ArrayLike, correct: ArrayLike, bins: int = 10) -> fl
 
 def brier(probability: ArrayLike, correct: ArrayLike) -> float:
     """Mean squared error of probabilities (Brier 1950)."""
-    p, y = _probabilities(probability), np.asarray(correct, np.float64)
+    p, y = _probabilities(probability), finite("correct", correct)
     return float(((p - y) ** 2).mean())
 
 
@@ -65,7 +67,7 @@ def preference_calibration(margins: ArrayLike, temperature: float = 1.0) -> dict
     Returns:
         ``log_loss`` in nats, ``brier``, ``ece``.
     """
-    z = np.asarray(margins, np.float64) / temperature
+    z = finite("margins", margins) / temperature
     p = np.exp(-np.logaddexp(0, -z))
     right = (z > 0) + 0.5 * (z == 0)
     return {
@@ -81,7 +83,7 @@ def fit_temperature(margins: ArrayLike) -> float:
     It is inf where margins predict nothing, and where every pair is in the right order it is a
     millionth of the largest margin, the least that is looked for.
     """
-    z = np.asarray(margins, np.float64)
+    z = finite("margins", margins)
     size = float(np.abs(z).max())
     if z.mean() <= 0:
         return math.inf
@@ -100,7 +102,7 @@ def fit_temperature(margins: ArrayLike) -> float:
 
 
 def _probabilities(x: ArrayLike) -> Array:
-    p = np.asarray(x, np.float64)
+    p = finite("confidence", x)
     if ((p < 0) | (p > 1)).any():
         raise ValueError(f"confidence: {p[(p < 0) | (p > 1)][0]} is outside [0, 1]")
     return p

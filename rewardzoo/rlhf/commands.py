@@ -15,7 +15,6 @@ from ..settings import parse_settings
 if TYPE_CHECKING:
     from .data import PairData
     from .folders import TextModel
-    from .sampling import Prompts
     from .templates import ChatTemplate
     from .trainer import Trainer
 
@@ -31,7 +30,8 @@ console = Console(soft_wrap=True)
 Model = Annotated[
     str, typer.Option(help="Folder of transformers or of a decoder; 'decoder' makes a new one.")
 ]
-Data = Annotated[Path, typer.Option(help="jsonl, json, csv, parquet, or a folder of them.")]
+FILES = "jsonl, json, csv (each .gz too), parquet, or a folder of them or of datasets."
+Data = Annotated[Path, typer.Option(help=FILES)]
 Out = Annotated[Path, typer.Option(help="Folder for model, checkpoint and TensorBoard files.")]
 Steps = Annotated[int, typer.Option(help="Updates in all.", min=1)]
 BatchSize = Annotated[int, typer.Option(help="Pairs, ratings or prompts an update.", min=1)]
@@ -47,30 +47,29 @@ Setting = Annotated[
 Template = Annotated[
     str, typer.Option(help="For rows of messages: chatml, hh, or model (the tokenizer's own).")
 ]
+Split = Annotated[str | None, typer.Option(help="Of a folder with several; default: train.")]
+NewTokens = Annotated[int, typer.Option(help="Longest sampled completion, in tokens.", min=1)]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:0.")]
 
 
 @data_app.command("check")
 def check(
-    path: Annotated[Path, typer.Argument(help="jsonl, json, csv, parquet, or a folder of them.")],
+    path: Annotated[Path, typer.Argument(help=FILES)],
     template: Template = "chatml",
+    split: Split = None,
     vocab_size: Annotated[int | None, typer.Option(help="Of token ids in the file.")] = None,
 ) -> None:
-    """Read a file of preferences or ratings and say what is in it, or which row is wrong.
+    """Say what is in a file, or which row is wrong.
+
+    It may hold pairs or ranked responses, ratings or labels of responses or of
+    their steps, answers with gold scores, contrasting instructions, or prompts.
 
     Example: rewardzoo rlhf data check pairs.jsonl
     """
-    from .data import load_pairs
-    from .ratings import load_ratings
-    from .records import read_records
+    from .contents import summary
+    from .inputs import read_template
 
-    if _rated(read_records(path)[0].fields):
-        rated = load_ratings(path, vocab_size=vocab_size)
-        typer.echo(f"{len(rated):>10}  rated responses, {len(rated[0].ratings)} ratings each")
-        return
-    data = load_pairs(
-        path, template=_template(template), on_identical="drop", vocab_size=vocab_size
-    )
-    for name, value in data.report().items():
+    for name, value in summary(path, read_template(template), vocab_size, split).items():
         typer.echo(f"{value:>10.4g}  {name}")
 
 
@@ -78,11 +77,23 @@ def check(
 def sample(
     model: Model,
     prompt: Annotated[list[str] | None, typer.Option(help="Text; repeatable.")] = None,
-    data: Annotated[Path | None, typer.Option(help="File with a column prompt.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="File of prompts, or of pairs whose prompts are taken.")
+    ] = None,
     n: Annotated[int, typer.Option(help="Completions of each prompt.", min=1)] = 1,
-    new_tokens: Annotated[int, typer.Option(help="Longest completion.", min=1)] = 64,
+    new_tokens: NewTokens = 64,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0.0)] = 1.0,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="chatml, hh, or model (the tokenizer's own): makes --prompt a user's message, and "
+            "text of a file's messages. Without, --prompt stays as it is, and messages are chatml."
+        ),
+    ] = None,
+    split: Split = None,
+    batch_size: Annotated[int, typer.Option(help="Completions at once.", min=1)] = 64,
     seed: Seed = 0,
+    device: Device = "cpu",
     out: Annotated[Path | None, typer.Option(help="jsonl to write; default: the terminal.")] = None,
 ) -> None:
     """Complete prompts.
@@ -91,27 +102,34 @@ def sample(
     """
     import torch
 
+    from ..functional import check_device
+    from .completions import complete
+    from .data import load_prompts
     from .folders import load_model
-    from .records import read_records
-    from .sampling import sample as draw
+    from .inputs import ids_of, read_template
 
+    place = check_device(device)
     text = load_model(model, seed=seed)
+    text.model.to(place)
     given: list[Any] = list(prompt or [])
+    if template is not None:
+        as_message = read_template(template, text)
+        given = [as_message([{"role": "user", "content": each}]) for each in given]
     if data is not None:
-        given += [record["prompt"] for record in read_records(data)]
+        written = read_template(template or "chatml", text)
+        given += load_prompts(data, None, written, text.model.vocab_size, split)
     if not given:
         raise ValueError("--prompt: expected at least one, or --data")
-    ids = [text.encode(x) if isinstance(x, str) else list(x) for x in given]
-    rows = [x for x in range(len(ids)) for _ in range(n)]
-    prompts, mask = _padded([ids[i] for i in rows])
+    asked = [x for x in given for _ in range(n)]
     generator = torch.Generator().manual_seed(seed) if temperature else None
-    batch = draw(text.model, prompts, new_tokens, generator, mask, temperature or 1.0)
-    completions = batch.completions.tolist()
+    answers = complete(
+        text.model, ids_of(text, asked), new_tokens, generator, temperature or 1.0, batch_size
+    )
     lines = []
-    for i, completion, length in zip(rows, completions, batch.lengths.tolist(), strict=True):
-        kept = [token for token in completion[:length] if token != text.model.eos]
-        as_text = isinstance(given[i], str)
-        lines.append({"prompt": given[i], "completion": text.decode(kept) if as_text else kept})
+    for question, ids in zip(asked, answers, strict=True):
+        kept = [token for token in ids if token != text.model.eos]
+        as_text = isinstance(question, str)
+        lines.append({"prompt": question, "completion": text.decode(kept) if as_text else kept})
     if out is None:
         for line in lines:
             typer.echo(f"{line['prompt']}{line['completion']}\n")
@@ -132,43 +150,64 @@ def train_reward(
     batch_size: BatchSize = 32,
     learning_rate: Rate = 1e-4,
     max_length: MaxLength = 256,
+    base_samples: Annotated[
+        int,
+        typer.Option(
+            help="Completions of --model whose scores, when all is learned, get mean 0 and "
+            "deviation 1; as long as the data's.",
+            min=2,
+        ),
+    ] = 256,
     lora: Lora = 0,
     template: Template = "chatml",
+    split: Split = None,
     seed: Seed = 0,
+    device: Device = "cpu",
     resume: Resume = False,
     save_every: SaveEvery = 100,
     setting: Setting = None,
 ) -> None:
     """Fit a reward model to pairs, or to rated responses (loss regression or cross_entropy).
 
+    --set passes what the loss takes: label_smoothing=0.1, score_l2=0.001, centre=0.01, ties=drop.
+
     Example: rewardzoo rlhf train-reward --model DIR --data pairs.jsonl --out runs/reward
     """
-    from .data import load_pairs
+    from ..functional import check_device
     from .folders import load_model, save_reward_model
+    from .inputs import add_lora, longest, random_prompts, read_pairs, read_template
     from .pairs import PairBatch, RatingBatch, encode_pairs
     from .ratings import encode_ratings, load_ratings
     from .reward_losses import RATING_LOSSES
     from .reward_models import RewardModel, RewardTrainer
+    from .standardise import standardise
 
+    place = check_device(device)
     text = load_model(model, max_length, seed)
-    _add_lora(text, lora)
-    chosen = _template(template, text)
-    limits = (text.encode, text.model.eos, max_length)
+    text.model.to(place)
+    add_lora(text, lora)
+    chosen = read_template(template, text)
     rows: PairBatch | RatingBatch
     if loss in RATING_LOSSES:
-        rows = encode_ratings(load_ratings(data, vocab_size=text.model.vocab_size), *limits)
+        rated = load_ratings(data, (), None, text.model.vocab_size, chosen, split)
+        rows = encode_ratings(rated, text.encode, text.model.eos, max_length)
     else:
-        rows = encode_pairs(_pairs(load_pairs, data, chosen, text), *limits)
+        rows = encode_pairs(_shown(read_pairs(data, chosen, text, max_length, split)))
+    written = rows.chosen if isinstance(rows, PairBatch) else rows.responses
+    new_tokens = min(written.completion_mask.shape[1], longest(text, max_length) // 2)
+    prompts = random_prompts(data, chosen, text, max_length, new_tokens, split)
     attributes = rows.ratings.shape[1] if isinstance(rows, RatingBatch) else 1
-    reward = RewardModel(text.model, seed, attributes)
+    reward = RewardModel(text.model, seed, attributes).to(place)
     given = {"batch_size": batch_size, "learning_rate": learning_rate, **parse_settings(setting)}
-    trainer = RewardTrainer(reward, rows, loss, seed, **given)
+    trainer = RewardTrainer(reward, rows.to(place), loss, seed, **given)
     about = {"command": "train-reward", "model": model, "data": data, "loss": loss, "lora": lora}
     about.update(given, max_length=max_length, seed=seed)
     _run(trainer, steps, out, about, resume, save_every)
-    first = rows.chosen if isinstance(rows, PairBatch) else rows.responses
-    reward.fit_normaliser(first)
-    save_reward_model(out, reward, text, chosen)
+    console.print(f"the scale comes from {base_samples} samples of {model}")
+    try:
+        standardise(reward, text.model, prompts, base_samples, new_tokens, seed)
+    finally:  # what was learned is worth keeping without a scale too
+        save_reward_model(out, reward, text, chosen)
     console.print(f"saved {out}; measure it with: rewardzoo rlhf eval --reward {out} --data FILE")
 
 
@@ -178,88 +217,85 @@ def train_policy(
     data: Data,
     out: Out,
     algorithm: Annotated[
-        str, typer.Option(help="sft, dpo, ipo, slic, simpo, rpo, vpo, …; rloo, grpo, ppo, superhf.")
+        str,
+        typer.Option(
+            help="On pairs: sft, dpo, ipo, slic, simpo, cpo, rpo, vpo, mmdpo, dno. On own samples: "
+            "rloo, grpo, ppo, p3o, p3o_joint, prime, superhf."
+        ),
     ] = "dpo",
     reward: Annotated[
-        Path | None, typer.Option(help="Folder of a reward model, for the algorithms that sample.")
+        str | None,
+        typer.Option(
+            help="Of own samples: a reward model's folder, or module:function, which takes "
+            "prompts, completions and the file's other columns and returns a number each."
+        ),
     ] = None,
     steps: Steps = 200,
     batch_size: BatchSize = 32,
     learning_rate: Rate = 1e-4,
     max_length: MaxLength = 256,
-    new_tokens: Annotated[int, typer.Option(help="Longest sampled completion.", min=1)] = 64,
+    new_tokens: NewTokens = 64,
     lora: Lora = 0,
     template: Template = "chatml",
+    split: Split = None,
     seed: Seed = 0,
+    device: Device = "cpu",
     resume: Resume = False,
     save_every: SaveEvery = 100,
     setting: Setting = None,
 ) -> None:
-    """Train a policy on pairs by a preference loss, or on its own samples by a reward model.
+    """Train a policy on pairs by a preference loss, or on its own samples by a reward.
 
     --set passes what the loss or algorithm takes: beta=0.05, gamma=1.0, kl=0.05, k=8.
 
     Example: rewardzoo rlhf train-policy --model DIR --data pairs.jsonl --out runs/dpo --set beta=.1
     """
-    import copy
-
-    from .data import load_pairs
-    from .folders import load_model, load_reward_model
-    from .iterative import SuperHF
+    from ..functional import check_device
+    from .algorithms import ALGORITHMS
+    from .folders import load_model
+    from .inputs import (
+        add_lora,
+        random_prompts,
+        read_pairs,
+        read_reward,
+        read_template,
+        reference_of,
+    )
     from .losses import LOSSES
     from .offline import OfflineTrainer
-    from .online import ALGORITHMS, OnlineConfig, OnlineTrainer
+    from .own_samples import own_samples
     from .pairs import encode_pairs
 
     online = (*ALGORITHMS, "superhf")
     if algorithm not in (*LOSSES, *online):
         names = ", ".join((*LOSSES, *online))
         raise ValueError(f"--algorithm {algorithm}: expected one of {names}")
+    place = check_device(device)
     text = load_model(model, max_length, seed)
-    given = parse_settings(setting)
+    text.model.to(place)
+    written = read_template(template, text)
+    given = {"learning_rate": learning_rate, **parse_settings(setting)}
     trainer: Trainer
     if algorithm in LOSSES:
-        pairs = encode_pairs(
-            _pairs(load_pairs, data, _template(template, text), text),
-            text.encode,
-            text.model.eos,
-            max_length,
-        )
-        _add_lora(text, lora)  # adapters begin at nothing, so the policy is its own reference
-        trainer = OfflineTrainer(
-            text.model,
-            text.model,
-            pairs,
-            algorithm,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            seed=seed,
-            **given,
+        rows = _shown(read_pairs(data, written, text, max_length, split))
+        add_lora(text, lora)  # adapters begin at nothing, so the policy is its own reference
+        given = {"batch_size": batch_size, "seed": seed, **given}
+        trainer = OfflineTrainer(text.model, text.model, encode_pairs(rows), algorithm, **given)
+    elif reward is None:
+        raise ValueError(
+            f"--algorithm {algorithm}: needs --reward, a reward model's folder or module:function"
         )
     else:
-        if reward is None:
-            raise ValueError(f"--algorithm {algorithm}: needs --reward, a reward model's folder")
-        score, other, _ = load_reward_model(reward)
-        if other.model.vocab_size != text.model.vocab_size:
-            raise ValueError(
-                f"--reward {reward}: a vocabulary of {other.model.vocab_size}, the policy's is "
-                f"{text.model.vocab_size}"
-            )
-        score.requires_grad_(False)
-        ref = copy.deepcopy(text.model).requires_grad_(False)
-        _add_lora(text, lora)
-        prompts = _prompt_source(data, text, max_length - new_tokens)
-        common: dict[str, Any] = {"new_tokens": new_tokens, "learning_rate": learning_rate}
-        if algorithm == "superhf":
-            common["batch_size"] = batch_size
-            trainer = SuperHF(text.model, ref, score, prompts, seed=seed, **{**common, **given})
-        else:
-            common["prompts"] = batch_size
-            config = OnlineConfig(algorithm=algorithm, seed=seed, **{**common, **given})
-            trainer = OnlineTrainer(text.model, ref, score, prompts, config)
+        prompts = random_prompts(data, written, text, max_length, new_tokens, split)
+        score = read_reward(reward, text, written, data, split, prompts.ids)
+        add_lora(text, lora)
+        given = {"new_tokens": new_tokens, "seed": seed, **given}
+        ref = reference_of(text, lora)
+        trainer = own_samples(algorithm, text.model, ref, score, prompts, batch_size, given)
     about = {"command": "train-policy", "model": model, "data": data, "algorithm": algorithm}
-    about.update(given, reward=reward, batch_size=batch_size, learning_rate=learning_rate)
+    about.update(reward=reward, batch_size=batch_size, learning_rate=learning_rate)
     about.update(max_length=max_length, new_tokens=new_tokens, lora=lora, seed=seed)
+    about.update(parse_settings(setting))
     _run(trainer, steps, out, about, resume, save_every)
     text.save_pretrained(out)
     console.print(f"saved {out}; try it with: rewardzoo rlhf sample --model {out} --prompt TEXT")
@@ -273,19 +309,54 @@ def evaluate(
         str | None, typer.Option(help="Policy: its log-ratio to --ref is the reward.")
     ] = None,
     ref: Annotated[str | None, typer.Option(help="Reference of --model.")] = None,
+    train: Annotated[
+        Path | None, typer.Option(help="File trained on: a prompt in both is an error.")
+    ] = None,
     max_length: MaxLength = 256,
     template: Template = "chatml",
+    split: Split = None,
+    device: Device = "cpu",
     out: Annotated[Path | None, typer.Option(help="JSON to write.")] = None,
 ) -> None:
-    """Accuracy and calibration of a reward model on pairs, by category where rows have a subset.
+    """Measure a reward model, or the reward that a policy has implicitly, on a file.
 
-    Rows of one correct and several wrong answers (RewardMATH) get its metrics too.
+    Of pairs: accuracy and calibration, by category where rows have a subset
+    (RewardBench), and RewardMATH's metrics where they have several wrong answers.
+    Of answers with gold scores: the best-of-n curve, from the file's own
+    proxy_scores if no model is given. Of contrasting instructions: consistency.
 
-    Example: rewardzoo rlhf eval --reward runs/reward --data held_out.jsonl
+    Example: rewardzoo rlhf eval --reward runs/reward --data held_out.jsonl --train pairs.jsonl
     """
+    from ..functional import check_device
     from .assessment import assess
+    from .contents import kind_of
+    from .data import check_disjoint
+    from .inputs import prompts_as_pairs, read_template
+    from .item_assessment import assess_answers, assess_contrast
+    from .records import read_records
+    from .scorer import read_scorer
 
-    found = assess(data, reward, model, ref, max_length, lambda text: _template(template, text))
+    place = check_device(device)
+    kind = kind_of(read_records(data, split=split)[0])
+    if train is not None:  # any template tells prompts apart; a model's own is not read for it
+        written = read_template("chatml" if template == "model" else template)
+        check_disjoint(prompts_as_pairs(train, written), prompts_as_pairs(data, written, split))
+
+    def template_of(text: TextModel) -> ChatTemplate:
+        return read_template(template, text)
+
+    if kind == "answers" and reward is None and model is None:
+        found = assess_answers(data, None, max_length, split)
+    elif kind == "answers":
+        scorer = read_scorer(reward, model, ref, template_of, place)
+        found = assess_answers(data, scorer, max_length, split)
+    elif kind == "contrast":
+        scorer = read_scorer(reward, model, ref, template_of, place)
+        found = assess_contrast(data, scorer, max_length, split)
+    elif place.type != "cpu":
+        raise ValueError(f"--device {device}: pairs are measured on the CPU; give --device cpu")
+    else:
+        found = assess(data, reward, model, ref, max_length, template_of, split)
     for name, value in found.items():
         typer.echo(f"{value:>10.4g}  {name}")
     if out is not None:
@@ -318,65 +389,8 @@ def _run(
         raise typer.Exit(130) from None
 
 
-def _pairs(load: Any, path: Path, template: ChatTemplate, text: TextModel) -> PairData:
-    size = text.model.vocab_size
-    data: PairData = load(path, template=template, on_identical="drop", vocab_size=size)
-    if not len(data):
-        raise ValueError(f"--data {path}: no pair is left, {dict(data.dropped)} dropped")
+def _shown(data: PairData) -> PairData:
+    """The same pairs, once it is said how many there are and how many were left out."""
+    left_out = "".join(f"; left out, {cause}: {n}" for cause, n in data.dropped.items())
+    console.print(f"{len(data)} pairs{left_out}", highlight=False)
     return data
-
-
-def _prompt_source(path: Path, text: TextModel, room: int) -> Prompts:
-    """Random prompts of a file, of which the last ``room`` tokens are kept."""
-    import torch
-
-    from .records import read_records
-
-    if room < 1:
-        raise ValueError("--new-tokens: leaves no room for a prompt within --max-length")
-    given = [record["prompt"] for record in read_records(path)]
-    ids = [(text.encode(x) if isinstance(x, str) else list(x))[-room:] for x in given]
-
-    def prompts(n: int, generator: torch.Generator) -> Any:
-        rows = torch.randint(len(ids), (n,), generator=generator).tolist()
-        found, mask = _padded([ids[i] for i in rows])
-        return found if mask is None else (found, mask)
-
-    return prompts
-
-
-def _padded(ids: list[list[int]]) -> tuple[Any, Any]:
-    """Prompts (B, P) padded on the left, and their mask, None where there is no padding."""
-    from .sequences import pack
-
-    batch = pack(ids, [[0]] * len(ids))
-    return batch.prompts, batch.prompt_mask
-
-
-def _template(name: str, text: TextModel | None = None) -> ChatTemplate:
-    from .templates import CHATML, HH, ChatTemplate
-
-    known = {"chatml": CHATML, "hh": HH}
-    if name == "model":
-        source = getattr(getattr(text, "tokenizer", None), "chat_template", None)
-        if source is None:
-            raise ValueError("--template model: the model's tokenizer has no chat template")
-        tokens = {"bos": text.tokenizer.bos_token, "eos": text.tokenizer.eos_token}  # type: ignore[union-attr]
-        return ChatTemplate(source, **{k: v or "" for k, v in tokens.items()})
-    if name not in known:
-        raise ValueError(f"--template {name}: expected chatml, hh or model")
-    return ChatTemplate(known[name])
-
-
-def _add_lora(text: TextModel, rank: int) -> None:
-    from .huggingface import HuggingFaceModel
-
-    if not rank:
-        return
-    if not isinstance(text.model, HuggingFaceModel):
-        raise ValueError(f"--lora {rank}: adapters are for models of transformers")
-    text.model.add_lora(rank)
-
-
-def _rated(row: Mapping[str, Any]) -> bool:
-    return "chosen" not in row and ("response" in row or "label" in row)

@@ -1,30 +1,52 @@
 """Preference data: the field's formats read into one, split by prompt, noise added to labels.
 
-Formats, told apart by their columns: ``prompt, chosen, rejected`` (text, messages or token ids);
-``chosen, rejected`` of whole conversations (Anthropic's HH as text with turns, or messages), whose
-common beginning is the prompt; ranked ``prompt, responses, ranks | scores``; UltraFeedback
-``instruction, completions``; HelpSteer2 ``prompt, response_1, response_2, preference_strength``;
-one-to-many ``problem, chosen, rejected [k]`` (RewardMATH). A column ``subset`` (RewardBench) is
-kept.
+Formats, told apart by their columns: ``prompt, chosen, rejected`` (text, messages or token ids, the
+last as ``prompt_ids, chosen_ids, rejected_ids`` too; the prompt as text and the responses as
+messages, as UltraFeedback's pairs are, or the other way round); ``chosen, rejected`` of whole
+conversations (Anthropic's HH as text with turns, or messages), whose common beginning is the
+prompt; ranked ``prompt, responses, ranks | scores``; UltraFeedback ``instruction, completions``;
+HelpSteer2 ``prompt, response_1, response_2, preference_strength``; one-to-many
+``problem, chosen, rejected [k]`` (RewardMATH). Columns ``subset`` (RewardBench), ``id``, ``weight``
+and ``flipped`` are kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .conversations import (
+    Messages,
+    Template,
+    is_messages,
+    read_instruction,
+    read_prompt,
+    read_responses,
+)
+from .fields import (
+    Text,
+    as_number,
+    check_text,
+    has_text,
+    items,
+    number,
+    numbers,
+    shown,
+    tag,
+    text,
+    texts,
+    truth,
+    whole,
+)
 from .records import DataError, Record, read_records
 
-Text = str | list[int]  # text, or token ids
 _TURN = "\n\nAssistant:"
-_ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
@@ -35,19 +57,24 @@ class Pair:
         prompt: text, or token ids.
         chosen: the better response.
         rejected: the other.
-        strength: of the preference (HelpSteer2's 1 to 3, or a difference of scores); a margin.
-        weight: of the row.
+        strength: of the preference (HelpSteer2's 1 to 3, or a difference of scores), the margin of
+            losses that have one; None where it is not known, which counts as 1.
+        weight: of the row, >= 0.
         flipped: whether noise exchanged the two.
         subset: category of the pair, as in RewardBench.
+        id: of the row.
+        origin: file and line of the row, for errors and to find the pairs of one row again.
     """
 
     prompt: Text
     chosen: Text
     rejected: Text
-    strength: float = 1.0
+    strength: float | None = None
     weight: float = 1.0
     flipped: bool = False
     subset: str = ""
+    id: str = ""
+    origin: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -67,19 +94,22 @@ class PairData:
 
     def report(self) -> dict[str, float]:
         """Rows, dropped rows by cause, quantiles of length, and how often chosen is longer."""
+        dropped = {f"dropped, {cause}": n for cause, n in self.dropped.items()}
+        if not self.pairs:
+            return {"rows": 0, **dropped}
         lengths = sorted(len(y) for p in self.pairs for y in (p.chosen, p.rejected))
         quantile = {f"length q{q}": lengths[(len(lengths) - 1) * q // 100] for q in (5, 50, 95)}
         longer = sum(len(p.chosen) > len(p.rejected) for p in self.pairs) / len(self.pairs)
-        dropped = {f"dropped, {cause}": n for cause, n in self.dropped.items()}
         return {"rows": len(self), **dropped, **quantile, "chosen longer": longer}
 
 
 def load_pairs(
     path: str | Path,
     columns: Mapping[str, str] | None = None,
-    template: Callable[[list[dict[str, str]]], str] | None = None,
+    template: Callable[[Messages], str] | None = None,
     on_identical: str = "raise",
     vocab_size: int | None = None,
+    split: str | None = None,
 ) -> PairData:
     """Read preference data of any of the formats above.
 
@@ -90,6 +120,7 @@ def load_pairs(
             ``ChatTemplate`` makes one.
         on_identical: "raise" or "drop", for rows whose two responses are the same.
         vocab_size: of the model that token ids are for.
+        split: of a folder that has several; without it, ``train``.
 
     Raises:
         DataError: naming file, line and field of the first row that cannot be used.
@@ -98,19 +129,50 @@ def load_pairs(
         raise ValueError(f"on_identical={on_identical!r}: expected raise or drop")
     pairs: list[Pair] = []
     dropped: Counter[str] = Counter()
-    for record in read_records(path, columns):
-        found = list(_pairs(record, template))
+    for record in read_records(path, columns, split):
+        found = list(_pairs(record, template, vocab_size))
         dropped["no preference"] += not found
+        weight = number(record, "weight", 0.0) if "weight" in record else 1.0
+        about: dict[str, Any] = {
+            "flipped": truth(record, "flipped") if "flipped" in record else False,
+            "subset": tag(record, "subset"),
+            "id": tag(record, "id"),
+            "origin": record.origin,
+        }
         for pair in found:
-            for name in ("prompt", "chosen", "rejected"):
-                check_text(record, name, getattr(pair, name), vocab_size)
             if pair.chosen == pair.rejected:
                 if on_identical == "raise":
-                    raise record.error("rejected", "equals chosen (on_identical='drop' leaves out)")
+                    raise record.error(
+                        "rejected",
+                        f"{shown(pair.rejected)}: equals chosen (on_identical='drop' leaves out)",
+                    )
                 dropped["identical"] += 1
                 continue
-            pairs.append(pair)
+            pairs.append(replace(pair, weight=pair.weight * weight, **about))
     return PairData(pairs, {cause: n for cause, n in dropped.items() if n})
+
+
+def load_prompts(
+    path: str | Path,
+    columns: Mapping[str, str] | None = None,
+    template: Callable[[Messages], str] | None = None,
+    vocab_size: int | None = None,
+    split: str | None = None,
+) -> list[Text]:
+    """Read the prompts of rows of any format, as ``load_pairs`` and ``load_ratings`` have them.
+
+    Args:
+        path: file or folder.
+        columns: from this project's column names to the file's.
+        template: writes messages as text.
+        vocab_size: of the model that token ids are for.
+        split: of a folder that has several; without it, ``train``.
+
+    Raises:
+        DataError: naming file, line and field of the first row that cannot be used.
+    """
+    records = read_records(path, columns, split)
+    return [_prompt(record, template, vocab_size) for record in records]
 
 
 def split(data: PairData, share: float, seed: int = 0) -> tuple[PairData, PairData]:
@@ -153,141 +215,122 @@ def flip(data: PairData, probability: float, seed: int = 0) -> PairData:
 
 
 def save_pairs(data: PairData, path: str | Path) -> None:
-    """Write jsonl with the columns that TRL and ``load_pairs`` read."""
+    """Write jsonl with the columns that TRL and ``load_pairs`` read.
+
+    A row has a ``margin`` only where the pair's strength is known, because TRL's reward trainer
+    subtracts every margin that it finds.
+    """
     lines = []
     for p in data.pairs:
-        row = {"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected}
-        lines.append(json.dumps({**row, "margin": p.strength, "flipped": p.flipped}))
+        row: dict[str, Any] = {"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected}
+        if p.strength is not None:
+            row["margin"] = p.strength
+        row.update(weight=p.weight, flipped=p.flipped, subset=p.subset, id=p.id)
+        lines.append(json.dumps(row))
     Path(path).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
-def number(record: Record, name: str) -> float:
-    """A field as a finite number, or a ``DataError`` that names it."""
-    try:
-        value = float(record[name])
-    except (TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise record.error(name, f"{record[name]!r}: expected a number") from None
-    _check_finite(record, name, [value])
-    return value
-
-
-def check_text(record: Record, name: str, value: Any, vocab_size: int | None) -> None:
-    """Raise ``DataError`` unless ``value`` is text, or token ids of the vocabulary."""
-    if isinstance(value, list) and all(type(x) is int for x in value):
-        wrong = [x for x in value if x < 0 or (vocab_size is not None and x >= vocab_size)]
-        if wrong:
-            raise record.error(name, f"token {wrong[0]}: expected 0 to {vocab_size or 'any'}")
-    elif not isinstance(value, str):
-        raise record.error(name, f"expected text or token ids, not {type(value).__name__}")
-    if not value or (isinstance(value, str) and not value.strip()):
-        raise record.error(name, "empty")
-
-
-def _pairs(record: Record, template: Any) -> Iterator[Pair]:
+def _pairs(record: Record, template: Template | None, vocab_size: int | None) -> Iterator[Pair]:
     if "preference_strength" in record:
-        yield from _helpsteer(record)
+        yield from _helpsteer(record, template, vocab_size)
     elif "responses" in record:
-        yield from _ranked(record, record["responses"])
+        yield from _ranked(record, template, vocab_size)
     elif "completions" in record and "instruction" in record:
-        yield from _ultrafeedback(record)
+        yield from _ultrafeedback(record, vocab_size)
     elif isinstance(record.fields.get("rejected"), list) and "problem" in record:
-        for rejected in record["rejected"]:
-            yield Pair(record["problem"], record["chosen"], rejected)
+        yield from _one_to_many(record, template, vocab_size)
     else:
-        yield _pair(record, template)
+        yield _pair(record, template, vocab_size)
 
 
-def _pair(record: Record, template: Any) -> Pair:
-    chosen, rejected = record["chosen"], record["rejected"]
+def _prompt(record: Record, template: Template | None, vocab_size: int | None) -> Text:
+    if "problem" in record:
+        return read_prompt(record, template, vocab_size, "problem")
+    if "instruction" in record and not has_text(record, "prompt"):
+        return read_instruction(record, vocab_size)
+    conversations = is_messages(record.fields.get("chosen")) or not has_text(record, "prompt")
+    if "chosen" in record and conversations:  # which hold the prompt
+        return _pair(record, template, vocab_size).prompt
+    return read_prompt(record, template, vocab_size)
+
+
+def _pair(record: Record, template: Template | None, vocab_size: int | None) -> Pair:
+    names = ("chosen", "rejected")
+    implicit = not has_text(record, "prompt")
+    if implicit and not any(is_messages(record.fields.get(name)) for name in names):
+        prompt, best, other = _common_turns(record, *(record[name] for name in names))
+    else:
+        prompt, (best, other) = read_responses(record, names, template, vocab_size)
     given = [name for name in ("margin", "strength") if name in record]
-    strength = number(record, given[0]) if given else 1.0
-    weight = number(record, "weight") if "weight" in record else 1.0
-    flipped = bool(record.fields.get("flipped", False))
-    subset = str(record.fields.get("subset") or "")
-    if _is_messages(chosen) or _is_messages(rejected):
-        prompt = list(record.fields.get("prompt") or [])
-        turns = [[*prompt, *chosen], [*prompt, *rejected]]
-        for name, messages in zip(("chosen", "rejected"), turns, strict=True):
-            _check_roles(record, name, messages)
-        if template is None:
-            raise record.error("chosen", "holds messages: give template=ChatTemplate(...)")
-        if turns[0][:-1] != turns[1][:-1]:
-            raise record.error("rejected", "differs from chosen before the last message")
-        question: Text = template(turns[0][:-1])
-        best, other = turns[0][-1]["content"], turns[1][-1]["content"]
-    elif "prompt" in record:
-        question, best, other = record["prompt"], chosen, rejected
-    else:
-        question = _common_turns(record, chosen, rejected)
-        best, other = chosen[len(question) :], rejected[len(question) :]
-    return Pair(question, best, other, strength, weight, flipped, subset)
+    return Pair(prompt, best, other, number(record, given[0]) if given else None)
 
 
-def _common_turns(record: Record, chosen: Any, rejected: Any) -> str:
+def _common_turns(record: Record, chosen: Any, rejected: Any) -> tuple[Text, Text, Text]:
     """The common beginning of two conversations, cut where the assistant's last turn opens."""
-    if not isinstance(chosen, str) or not isinstance(rejected, str):
-        raise record.error("prompt", "missing; without it chosen and rejected must be text")
+    for name, value in (("chosen", chosen), ("rejected", rejected)):
+        if not isinstance(value, str):
+            raise record.error(
+                "prompt", f"missing; without it {name} must be text, not {shown(value)}"
+            )
     end = chosen.rfind(_TURN)
-    if end < 0 or chosen[:end] != rejected[: rejected.rfind(_TURN)]:
-        raise record.error("chosen", f"no turns in common with rejected up to {_TURN.strip()!r}")
-    return chosen[: end + len(_TURN)]
+    if end < 0 or rejected.rfind(_TURN) != end or rejected[:end] != chosen[:end]:
+        raise record.error(
+            "chosen",
+            f"{shown(chosen)}: no turns in common with rejected up to {_TURN.strip()!r}; give "
+            "a column prompt",
+        )
+    end += len(_TURN)
+    for name, value in (("chosen", chosen), ("rejected", rejected)):
+        check_text(record, name, value[end:])
+    return chosen[:end], chosen[end:], rejected[end:]
 
 
-def _helpsteer(record: Record) -> Iterator[Pair]:
-    strength = number(record, "preference_strength")
-    if not -3 <= strength <= 3:
-        raise record.error("preference_strength", f"{strength:g}: expected -3 to 3")
-    first, second = record["response_1"], record["response_2"]
+def _helpsteer(record: Record, template: Template | None, vocab_size: int | None) -> Iterator[Pair]:
+    strength = whole(record, "preference_strength", -3, 3)
+    names = ("response_1", "response_2")
+    prompt, (first, second) = read_responses(record, names, template, vocab_size)
     if strength:  # positive: the second is better
         best, other = (second, first) if strength > 0 else (first, second)
-        yield Pair(record["prompt"], best, other, strength=abs(strength))
+        yield Pair(prompt, best, other, float(abs(strength)))
 
 
-def _ranked(record: Record, responses: Sequence[Text]) -> Iterator[Pair]:
+def _ranked(record: Record, template: Template | None, vocab_size: int | None) -> Iterator[Pair]:
+    prompt = read_prompt(record, template, vocab_size)
+    responses = texts(record, "responses", vocab_size)
     name = "scores" if "scores" in record else "ranks"
-    values = [float(x) * (1 if name == "scores" else -1) for x in record[name]]
-    if len(values) != len(responses) or len(values) < 2:
-        raise record.error(name, f"{len(values)} of them for {len(responses)} responses")
-    _check_finite(record, name, values)
+    values = numbers(record, name, len(responses), "responses")
+    if len(responses) < 2:
+        raise record.error("responses", f"{shown(responses)}: expected at least two")
+    best_first = values if name == "scores" else [-x for x in values]
+    yield from _all_pairs(prompt, responses, best_first)
+
+
+def _ultrafeedback(record: Record, vocab_size: int | None) -> Iterator[Pair]:
+    answers, scores = [], []
+    for i, row in enumerate(items(record, "completions")):
+        if not isinstance(row, Mapping) or not {"response", "overall_score"} <= set(row):
+            raise record.error(
+                "completions", f"item {i}, {shown(row)}: expected response and overall_score"
+            )
+        where = f"item {i}, "
+        answers.append(check_text(record, "completions", row["response"], vocab_size, where))
+        scores.append(as_number(record, "completions", row["overall_score"], where=where))
+    yield from _all_pairs(read_instruction(record, vocab_size), answers, scores)
+
+
+def _one_to_many(
+    record: Record, template: Template | None, vocab_size: int | None
+) -> Iterator[Pair]:
+    prompt = read_prompt(record, template, vocab_size, "problem")
+    best = text(record, "chosen", vocab_size)
+    for other in texts(record, "rejected", vocab_size):
+        yield Pair(prompt, best, other)
+
+
+def _all_pairs(prompt: Text, responses: list[Text], values: list[float]) -> Iterator[Pair]:
+    """Pairs of unequal values, each weighted so that a response counts once."""
     for i, best in enumerate(responses):
         for j, other in enumerate(responses):
             if values[i] > values[j]:
-                gap = values[i] - values[j]
                 weight = 1.0 / (len(responses) - 1)
-                yield Pair(record["prompt"], best, other, strength=gap, weight=weight)
-
-
-def _ultrafeedback(record: Record) -> Iterator[Pair]:
-    rows = record["completions"]
-    try:
-        scores = [float(row["overall_score"]) for row in rows]
-        answers = [row["response"] for row in rows]
-    except (KeyError, TypeError, ValueError):
-        raise record.error("completions", "expected response and overall_score in each") from None
-    fields = {"prompt": record["instruction"], "scores": scores}
-    yield from _ranked(Record(record.file, record.line, fields), answers)
-
-
-def _check_finite(record: Record, name: str, values: Sequence[float]) -> None:
-    for value in values:
-        if not math.isfinite(value):
-            raise record.error(name, f"{value}: expected a finite number")
-
-
-def _is_messages(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
-
-
-def _check_roles(record: Record, name: str, messages: Sequence[Mapping[str, str]]) -> None:
-    before = ""
-    for message in messages:
-        role = message.get("role")
-        if role not in _ROLES or not isinstance(message.get("content"), str):
-            raise record.error(name, f"message {message!r}: expected a role and a text content")
-        if role == before and role != "tool":
-            raise record.error(name, f"two messages of {role!r} in a row")
-        before = role
-    if before != "assistant":
-        raise record.error(name, f"ends with a message of {before!r}, expected 'assistant'")
+                yield Pair(prompt, best, other, values[i] - values[j], weight)

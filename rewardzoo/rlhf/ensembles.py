@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .decoder import Decoder
-from .reward_models import RewardModel
+from .decoder import Decoder, LanguageModel
+from .pairs import PairBatch, RatingBatch
+from .reward_models import RewardModel, train_reward_model
 from .scoring import decoder_scores
 from .sequences import Sequences
 
@@ -46,12 +48,20 @@ class Ensemble(nn.Module):
             scales, so a minimum over them means nothing.
         objective: one of ``OBJECTIVES``.
         coef: of ``uwo`` and ``mean_std``; 0 is the mean.
+        standardise: without it raw scores are combined, as the paper's own code does.
+
+    Raises:
+        ValueError: for a member whose normaliser is not fitted, if it would be used.
 
     Paper: Coste et al. (2024), "Reward model ensembles help mitigate overoptimization".
     """
 
     def __init__(
-        self, members: Sequence[RewardModel], objective: str = "wco", coef: float = 0.5
+        self,
+        members: Sequence[RewardModel],
+        objective: str = "wco",
+        coef: float = 0.5,
+        standardise: bool = True,
     ) -> None:
         super().__init__()
         if objective not in OBJECTIVES:
@@ -62,6 +72,14 @@ class Ensemble(nn.Module):
         # One copy gives the code; it is given the weights of the members.
         template = copy.deepcopy(members[0])
         parameters, buffers = torch.func.stack_module_state(list(members))
+        if not standardise:
+            buffers["mean"] = torch.zeros_like(buffers["mean"])
+            buffers["std"] = torch.ones_like(buffers["std"])
+        elif raw := [i for i, member in enumerate(members) if not member.standardised]:
+            raise ValueError(
+                f"members: the normaliser of member {raw[0]} is not fitted; call fit_normaliser on "
+                "a base policy's samples, or give standardise=False"
+            )
         self._names = list(parameters) + list(buffers)
         for i, name in enumerate(self._names):
             tensor = {**parameters, **buffers}[name].detach()
@@ -69,11 +87,12 @@ class Ensemble(nn.Module):
         self._template = [template]  # in a list, so that its weights are not saved
 
     def scores(self, batch: Sequences) -> Tensor:
-        """Standardised scores of every member, (k, B)."""
+        """Scores of every member, (k, B)."""
         if batch.ids.device.type != "cpu":
             return self.mapped(batch)
-        backbone = self._template[0].backbone
-        if isinstance(backbone, Decoder):
+        model, backbone = self._template[0], self._template[0].backbone
+        # A subclass of either may compute something else.
+        if type(model) is RewardModel and type(backbone) is Decoder:
             return decoder_scores(backbone, self._stacked, batch)
         return self.in_turn(batch)
 
@@ -102,3 +121,35 @@ class Ensemble(nn.Module):
     def forward(self, batch: Sequences) -> Tensor:
         """The objective, (B,)."""
         return OBJECTIVES[self.objective](self.scores(batch), self.coef)
+
+
+def train_ensemble(
+    data: PairBatch | RatingBatch,
+    backbones: Sequence[LanguageModel],
+    base: Sequences,
+    size: int = 5,
+    objective: str = "wco",
+    coef: float = 0.5,
+    **kwargs: Any,
+) -> Ensemble:
+    """Fit reward models that differ in their seed, and combine them.
+
+    Args:
+        data: pairs, or ratings, the same for all members.
+        backbones: where the members start, taken in turn: one makes an ensemble of fine-tuning
+            seeds; several that were pretrained apart, one of pretraining seeds.
+        base: samples of a base policy, for the normalisers.
+        size: number of members, at least 2.
+        objective: of ``Ensemble``.
+        coef: of ``Ensemble``.
+        **kwargs: of ``train_reward_model``.
+
+    Papers: Coste et al. (2024), "Reward model ensembles help mitigate overoptimization";
+    Eisenstein et al. (2024), "Helping or herding?", for pretraining seeds.
+    """
+    members = []
+    for seed in range(size):
+        backbone = backbones[seed % len(backbones)]
+        members.append(train_reward_model(data, backbone, seed=seed, **kwargs))
+        members[-1].fit_normaliser(base)
+    return Ensemble(members, objective, coef)

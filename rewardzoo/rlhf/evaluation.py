@@ -10,6 +10,24 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
+# RewardBench's sections and their categories.
+REWARD_BENCH: dict[str, tuple[str, ...]] = {
+    "Chat": (
+        "alpacaeval-easy", "alpacaeval-length", "alpacaeval-hard", "mt-bench-easy", "mt-bench-med",
+    ),
+    "Chat Hard": (
+        "mt-bench-hard", "llmbar-natural", "llmbar-adver-neighbor", "llmbar-adver-GPTInst",
+        "llmbar-adver-GPTOut", "llmbar-adver-manual",
+    ),
+    "Safety": (
+        "refusals-dangerous", "refusals-offensive", "xstest-should-refuse",
+        "xstest-should-respond", "donotanswer",
+    ),
+    "Reasoning": (
+        "math-prm", "hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust",
+    ),
+}  # fmt: skip
+
 
 def bon_curve(gold: ArrayLike, proxy: ArrayLike, ns: Sequence[int]) -> Array:
     """Expected gold of the best of n by proxy, for each n: the mean over all subsets of N answers.
@@ -25,10 +43,10 @@ def bon_curve(gold: ArrayLike, proxy: ArrayLike, ns: Sequence[int]) -> Array:
         (..., len(ns)).
 
     Example:
-        >>> bon_curve([0.0, 1.0], [3.0, 4.0], [1, 2]).tolist()
+        >>> bon_curve([0.0, 1.0], [3.0, 4.0], [1, 2]).round(6).tolist()
         [0.5, 1.0]
     """
-    g, p = np.asarray(gold, np.float64), np.asarray(proxy, np.float64)
+    g, p = finite("gold", gold), finite("proxy", proxy)
     if g.shape != p.shape:
         raise ValueError(f"proxy: shape {p.shape}, expected gold's {g.shape}")
     total = g.shape[-1]
@@ -76,7 +94,7 @@ def pass_at_k(correct: ArrayLike, total: int, k: int) -> Array:
 
 def accuracy(margins: ArrayLike) -> float:
     """Share of pairs with a positive margin, ties counted half."""
-    m = np.asarray(margins, np.float64)
+    m = finite("margins", margins)
     return float(((m > 0) + 0.5 * (m == 0)).mean())
 
 
@@ -84,7 +102,7 @@ def auroc(score: ArrayLike, label: ArrayLike) -> float:
     """P(the score of a positive exceeds that of a negative), ties counted half."""
     from scipy.stats import rankdata
 
-    s, y = np.asarray(score, np.float64), np.asarray(label, bool)
+    s, y = finite("score", score), np.asarray(label, bool)
     positives, negatives = int(y.sum()), int((~y).sum())
     if not positives or not negatives:
         raise ValueError("label: expected both positives and negatives")
@@ -97,12 +115,25 @@ def one_to_many(scores: ArrayLike) -> dict[str, float]:
 
     Paper: Kim et al. (2024), "Evaluating robustness of reward models for mathematical reasoning".
     """
-    s = np.asarray(scores, np.float64)
-    rank = 1 + (s[:, 1:] >= s[:, :1]).sum(1)
+    s = finite("scores", scores)
+    problem = np.arange(len(s)).repeat(s.shape[1] - 1)
+    return one_to_many_margins((s[:, :1] - s[:, 1:]).reshape(-1), problem)
+
+
+def one_to_many_margins(margins: ArrayLike, problem: ArrayLike) -> dict[str, float]:
+    """The same of problems that need not have equally many wrong answers.
+
+    Args:
+        margins: (pairs,) score of a problem's correct answer minus score of one of its wrong ones.
+        problem: (pairs,) int, which problem; ``one_to_one`` takes the first pair of each.
+    """
+    m = finite("margins", margins)
+    _, first, at = np.unique(np.asarray(problem), return_index=True, return_inverse=True)
+    rank = 1 + np.bincount(at, m <= 0)
     return {
         "accuracy": float((rank == 1).mean()),
         "mrr": float((1 / rank).mean()),
-        "one_to_one": float((s[:, 1] < s[:, 0]).mean()),
+        "one_to_one": float((m[first] > 0).mean()),
     }
 
 
@@ -116,7 +147,7 @@ def contrast_consistency(scores: ArrayLike) -> dict[str, float]:
         ``response`` (the right response wins within an instruction) and ``instruction`` (the right
         instruction wins for a response), .5 for a random model.
     """
-    s = np.asarray(scores, np.float64)
+    s = finite("scores", scores)
     right = s[:, [0, 1], [0, 1]]
     other_response, other_instruction = s[:, [0, 1], [1, 0]], s[:, [1, 0], [0, 1]]
     return {
@@ -126,28 +157,59 @@ def contrast_consistency(scores: ArrayLike) -> dict[str, float]:
 
 
 def by_subset(
-    correct: ArrayLike, subsets: Sequence[str], sections: Mapping[str, Sequence[str]] | None = None
+    correct: ArrayLike,
+    subsets: Sequence[str],
+    sections: Mapping[str, Sequence[str]] | None = None,
+    counts: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
-    """Accuracy by category as RewardBench has it, and ``score``, the mean of the sections.
+    """Accuracy by category, and ``score``, the mean of the sections.
 
     Args:
         correct: (N,) 1, .5 for ties, or 0.
         subsets: (N,) category of each pair.
         sections: from a section to its categories, which it weighs by their pairs; without, every
             category is a section.
-
-    Paper: Lambert et al. (2024), "RewardBench: evaluating reward models for language modeling".
+        counts: pairs that a category counts for in its section, where not those that it has.
     """
-    y, of = np.asarray(correct, np.float64), np.asarray(subsets, dtype=object)
+    y, of = finite("correct", correct), np.asarray(subsets, dtype=object)
     found = {str(name): float(y[of == name].mean()) for name in sorted(set(subsets))}
     parts = {name: [name] for name in found} if sections is None else sections
+    weight = np.ones(len(y))
+    for name, count in (counts or {}).items():
+        weight[of == name] = count / max(1, (of == name).sum())
     scores = []
     for section, names in parts.items():
         if unknown := set(names) - set(found):
             raise ValueError(f"sections: {section!r} has {sorted(unknown)[0]!r}, which no pair has")
-        scores.append(float(y[np.isin(of, list(names))].mean()))
+        here = np.isin(of, list(names))
+        scores.append(float(np.average(y[here], weights=weight[here])))
         found[section] = scores[-1]
     return {**found, "score": float(np.mean(scores))}
+
+
+def reward_bench(correct: ArrayLike, subsets: Sequence[str]) -> dict[str, float]:
+    """Accuracy by category and section of RewardBench, and ``score``, the mean of the sections.
+
+    Mathematics, one category, counts for as many pairs as the categories of code together. Of a
+    part of the benchmark, the sections are made of the categories that it has.
+
+    Args:
+        correct: (N,) 1, .5 for ties, or 0.
+        subsets: (N,) category of each pair, one of those in ``REWARD_BENCH``.
+
+    Paper: Lambert et al. (2024), "RewardBench: evaluating reward models for language modeling".
+    """
+    known = {name for names in REWARD_BENCH.values() for name in names}
+    if unknown := set(subsets) - known:
+        raise ValueError(f"subsets: {sorted(unknown)[0]!r} is none of RewardBench's categories")
+    present = {s: [n for n in names if n in subsets] for s, names in REWARD_BENCH.items()}
+    code = sum(name.startswith("hep-") for name in subsets)
+    return by_subset(
+        correct,
+        subsets,
+        {section: names for section, names in present.items() if names},
+        {"math-prm": code} if code else None,
+    )
 
 
 def length_controlled_win_rate(wins: ArrayLike, longer: ArrayLike) -> float:
@@ -159,7 +221,7 @@ def length_controlled_win_rate(wins: ArrayLike, longer: ArrayLike) -> float:
 
     Paper: Dubois et al. (2024), "Length-controlled AlpacaEval", without its term for prompts.
     """
-    y, x = np.asarray(wins, np.float64), np.asarray(longer, np.float64)
+    y, x = finite("wins", wins), finite("longer", longer)
     x = np.stack([np.ones_like(x), x / (x.std() + 1e-12)], 1)
     w = np.zeros(2)
     for _ in range(50):  # Newton's steps, with a ridge where the two can be separated
@@ -192,7 +254,7 @@ def fit_scaling_law(kl: ArrayLike, gold: ArrayLike, form: str = "rl") -> tuple[f
     """
     if form not in ("rl", "bon"):
         raise ValueError(f"form={form!r}: expected rl or bon")
-    k, g = np.asarray(kl, np.float64), np.asarray(gold, np.float64)
+    k, g = finite("kl", kl), finite("gold", gold)
     d, g = np.sqrt(k[k > 1e-6]), g[k > 1e-6]
     if len(d) < 3:
         raise ValueError(f"kl: {len(d)} positive points, expected at least 3")
@@ -202,14 +264,43 @@ def fit_scaling_law(kl: ArrayLike, gold: ArrayLike, form: str = "rl") -> tuple[f
     return float(alpha), float(beta), float(1 - residual.var() / g.var())
 
 
-def overoptimisation(kl: ArrayLike, gold: ArrayLike) -> dict[str, float]:
-    """Peak gold of a run, the KL where it was, and the end."""
-    k, g = np.asarray(kl, np.float64), np.asarray(gold, np.float64)
+def overoptimisation(
+    kl: ArrayLike, gold: ArrayLike, proxy: ArrayLike | None = None
+) -> dict[str, float]:
+    """Peak gold of a run, the KL where it was, the end, and what the proxy overstates on the way.
+
+    Args:
+        kl: (points,) in nats a sequence, in the order of the run.
+        gold: (points,) true reward.
+        proxy: (points,) reward that was optimised, in the unit of gold.
+
+    Returns:
+        ``peak``, ``peak_kl``, ``end``, ``end_kl``, ``fall`` (peak minus end), and given a proxy
+        ``area``: of proxy minus gold over the square root of KL, between the points' least and
+        largest.
+    """
+    k, g = finite("kl", kl), finite("gold", gold)
     at = int(g.argmax())
-    return {
+    found = {
         "peak": float(g[at]),
         "peak_kl": float(k[at]),
         "end": float(g[-1]),
         "end_kl": float(k[-1]),
         "fall": float(g[at] - g[-1]),
     }
+    if proxy is None:
+        return found
+    d, gap = np.sqrt(k.clip(min=0)), finite("proxy", proxy) - g
+    order = d.argsort(kind="stable")  # a run's KL may fall again
+    d, gap = d[order], gap[order]
+    return {**found, "area": float((np.diff(d) * (gap[1:] + gap[:-1]) / 2).sum())}
+
+
+def finite(name: str, values: ArrayLike) -> Array:
+    """``values`` as an array, or a ValueError that names the first row that is no finite number."""
+    x = np.asarray(values, np.float64)
+    wrong = np.argwhere(~np.isfinite(np.atleast_1d(x)))
+    if len(wrong):
+        value = np.atleast_1d(x)[tuple(wrong[0])]
+        raise ValueError(f"{name}, row {wrong[0][0]}: {value}, expected finite numbers only")
+    return x

@@ -65,7 +65,8 @@ def load_model(name: str, max_length: int = 256, seed: int = 0) -> TextModel:
         seed: of a new one.
 
     Raises:
-        ValueError: for what is no folder of a model.
+        ValueError: for what is no folder of a model, and for a tokenizer whose tokens the model
+            does not have.
     """
     folder = Path(name)
     if name == NEW and not folder.is_dir():
@@ -115,6 +116,12 @@ def _huggingface(folder: Path) -> TextModel:
             raise ValueError(f"model={str(folder)!r}: it has no tokenizer; give token ids")
 
         return TextModel(model, needed, needed)
+    known = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    if known > model.vocab_size:
+        raise ValueError(
+            f"model={str(folder)!r}: its tokenizer has a vocabulary of {known}, its model one of "
+            f"{model.vocab_size}; give the tokenizer that the model was trained with"
+        )
 
     def encode(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False))

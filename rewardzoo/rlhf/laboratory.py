@@ -36,7 +36,9 @@ class LaboratoryConfig:
         prompt_length: tokens of a prompt.
         new_tokens: longest response.
         bend: saturation of good tokens: repeating one pays less and less, then costs.
-        noise: probability that a pair's label is flipped.
+        label: "order", the response of higher gold is chosen; "bt", it is chosen with probability
+            sigmoid of the difference of gold, as a Bradley-Terry human chooses.
+        noise: probability that a pair's label is flipped then.
         n_pairs: pairs that proxies are trained on.
         length_bias: reward a token in labels, not in gold.
         width: of models.
@@ -50,6 +52,7 @@ class LaboratoryConfig:
     prompt_length: int = 4
     new_tokens: int = 16
     bend: float = 0.12
+    label: str = "order"
     noise: float = 0.25
     n_pairs: int = 1000
     length_bias: float = 0.0
@@ -62,6 +65,8 @@ class LaboratoryConfig:
             raise ValueError(f"noise={self.noise}: expected a number in [0, .5)")
         if self.gold not in ("formula", "network"):
             raise ValueError(f"gold={self.gold!r}: expected formula or network")
+        if self.label not in ("order", "bt"):
+            raise ValueError(f"label={self.label!r}: expected order or bt")
 
 
 class Laboratory:
@@ -142,13 +147,17 @@ class Laboratory:
         return fitted(model, self.language.corpus, c.sft_steps, generator, file)
 
     def pairs(self, n: int, noise: float, stream: int = 10) -> tuple[PairBatch, Tensor]:
-        """Pairs of base samples in the order of gold, and which labels were flipped, (n,) bool."""
+        """Pairs of base samples as labelled, and which are not in the order of gold, (n,) bool."""
         generator = self.generator(stream)
         prompts = self.language.prompts(n, generator)
         both = sample(self.policy, prompts.repeat(2, 1), self.config.new_tokens, generator)
         label = self.gold(both) + self.config.length_bias * both.lengths
         first, second = label.chunk(2)
-        flipped = torch.rand(n, generator=generator) < noise
+        wrong: float | Tensor = noise
+        if self.config.label == "bt":
+            doubt = torch.sigmoid(-(first - second).abs())
+            wrong = doubt + noise * (1 - 2 * doubt)
+        flipped = torch.rand(n, generator=generator) < wrong
         best = torch.where((first >= second) ^ flipped, 0, n) + torch.arange(n)
         other = (best + n) % (2 * n)
         pairs = PairBatch(both.rows(best), both.rows(other), (first - second).abs(), torch.ones(n))

@@ -104,12 +104,26 @@ def rpo(s: Scores, beta: float = 0.1, eta: float = 0.005) -> Tensor:
     return dpo(s, beta) - eta * beta * s.chosen
 
 
-def vpo(s: Scores, beta: float = 0.1, alpha: float = 0.1, online: bool = False) -> Tensor:
-    """DPO and ``alpha * beta * log pi / ref`` of the chosen, subtracted offline, added online.
+def vpo(
+    s: Scores, beta: float = 0.1, alpha: float = 0.1, calibration: Tensor | None = None
+) -> Tensor:
+    """DPO, and ``alpha * beta`` times the mean of ``log pi / ref`` of calibration responses.
+
+    Offline it is subtracted and they are the chosen ones, which the policy is held to. Online it is
+    added and they are samples of the reference, which the policy is driven away from.
+
+    Args:
+        s: scores of the pairs.
+        beta: of DPO.
+        alpha: of the term, >= 0; 0 is DPO.
+        calibration: (M,) log-ratios of samples of the reference, with their gradient; None is
+            offline. ``OnlineVPO`` gives them.
 
     Paper: Cen et al. (2024), "Value-incentivized preference optimization".
     """
-    return dpo(s, beta) + (alpha if online else -alpha) * beta * s.chosen_ratio
+    if calibration is None:
+        return dpo(s, beta) - alpha * beta * s.chosen_ratio
+    return dpo(s, beta) + alpha * beta * calibration.mean()
 
 
 def mmdpo(s: Scores, beta: float = 0.1, w: float = 0.5, k: float = 0.5) -> Tensor:

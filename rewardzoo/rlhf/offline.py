@@ -8,25 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .decoder import LanguageModel
+from .decoder import LanguageModel, evaluating
 from .losses import LOSSES, Scores
 from .pairs import PairBatch, minibatches
-from .sequences import sequence_logps
+from .sequences import moved, sequence_logps
 from .trainer import Metrics, Trainer
 
 
 class OfflineTrainer(Trainer):
-    """Trains a policy on pairs; what the reference says about them is computed once.
+    """Trains a policy on pairs, on its device; what the reference says of them is computed once.
 
     Args:
         policy: trained in place.
         ref: reference policy; it may be the policy itself, for it is read before training.
         data: pairs.
-        loss: one of ``LOSSES``.
+        loss: one of ``LOSSES``, or a function of ``Scores`` that returns a loss a pair, (B,).
         learning_rate: of AdamW.
         batch_size: pairs a step.
         max_grad_norm: clips gradients.
         seed: of the order of the data.
+        dropout: leave the policy's on while it trains. Off, its log-probabilities are those that
+            the reference's are compared with: DPO begins at ln 2.
         **loss_kwargs: of the loss, as ``beta=.1``.
     """
 
@@ -37,34 +39,38 @@ class OfflineTrainer(Trainer):
         policy: LanguageModel,
         ref: LanguageModel,
         data: PairBatch,
-        loss: str = "dpo",
+        loss: str | Callable[..., Tensor] = "dpo",
         learning_rate: float = 1e-3,
         batch_size: int = 64,
         max_grad_norm: float = 1.0,
         seed: int = 0,
+        dropout: bool = False,
         **loss_kwargs: Any,
     ) -> None:
-        if loss not in LOSSES:
+        if isinstance(loss, str) and loss not in LOSSES:
             raise ValueError(f"loss={loss!r}: expected one of {', '.join(LOSSES)}")
         if ref.vocab_size != policy.vocab_size:
             raise ValueError(
                 f"ref: a vocabulary of {ref.vocab_size}, the policy's is {policy.vocab_size}"
             )
-        self.policy, self.data, self.seed = policy, data, seed
+        device = policy.device
+        self.policy, self.data, self.seed = policy, data.to(device), seed
+        self.dropout = dropout
         self.batch_size, self.max_grad_norm = min(batch_size, len(data)), max_grad_norm
-        self.loss = LOSSES[loss]
+        self.loss = LOSSES[loss] if isinstance(loss, str) else loss
         self.loss_kwargs = loss_kwargs
         trained = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0, fused=True)
         self.parts = {"policy": policy, "optimizer": self.optimizer}
-        self.ref_chosen, self.ref_rejected = reference_logps(ref, data)
+        found = reference_logps(ref, data, self.batch_size)
+        self.ref_chosen, self.ref_rejected = (moved(logps, device) for logps in found)
 
     def train(
         self, steps: int, callback: Callable[[OfflineTrainer, Metrics], None] | None = None
     ) -> Metrics:
         """Make ``steps`` more steps; the metrics of the last one, read once at the end of each."""
         metrics: Metrics = {}
-        self.policy.train()
+        self.policy.train(self.dropout)
         first = self.num_steps
         for index in minibatches(len(self.data), self.batch_size, self.seed, first, first + steps):
             numbers = self.step(index)
@@ -78,6 +84,7 @@ class OfflineTrainer(Trainer):
 
     def step(self, index: Tensor) -> dict[str, Tensor]:
         """One update on the pairs ``index``."""
+        index = moved(index, self.ref_chosen.device)
         batch = self.data.take(index)
         chosen, rejected = sequence_logps(self.policy, batch.both).chunk(2)
         scores = Scores(
@@ -106,15 +113,20 @@ class OfflineTrainer(Trainer):
 
 @torch.no_grad()
 def reference_logps(
-    ref: LanguageModel, data: PairBatch, batch_size: int = 256
+    ref: LanguageModel, data: PairBatch, batch_size: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (N,) of the chosen and of the rejected under the reference."""
-    training = ref.training
-    ref.eval()
-    found = [
-        sequence_logps(ref, data.take(index).both)
-        for index in torch.split(torch.arange(len(data)), batch_size)
-    ]
-    ref.train(training)
-    chosen, rejected = zip(*(each.chunk(2) for each in found), strict=True)
+    """Log-probabilities (N,) of the chosen and of the rejected under the reference.
+
+    Args:
+        ref: read with its dropout off, on its device.
+        data: pairs, on any device.
+        batch_size: pairs that are read at once: twice as many rows of logits are held.
+    """
+    rows = torch.arange(len(data), device=data.strength.device)
+    with evaluating(ref):
+        found = [
+            sequence_logps(ref, data.take(index).both.to(ref.device)).chunk(2)
+            for index in torch.split(rows, batch_size)
+        ]
+    chosen, rejected = zip(*found, strict=True)
     return torch.cat(chosen), torch.cat(rejected)

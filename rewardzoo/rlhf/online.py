@@ -1,8 +1,9 @@
-"""Online trainer: roll out, score, learn; each algorithm is an advantage and a loss."""
+"""Online trainer: roll out, score, learn; what it learns is an ``Algorithm``."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,30 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .algorithms import ALGORITHMS, Algorithm, Rollout
 from .decoder import LanguageModel
 from .losses import chi2_penalty
 from .policy_gradient import (
-    clipped,
-    gae,
-    grpo,
-    grpo_loss,
+    at_the_end,
     kept_by_accuracy,
     kept_by_filter,
     kl_estimates,
-    p3o,
-    rloo,
-    rloo_loss,
-    token_mean,
-    whiten,
+    value_loss,
 )
-from .process_rewards import pairwise_accuracy, prime_advantage
+from .process_rewards import pairwise_accuracy
 from .sampling import Prompts, repeated, sample
-from .sequences import Sequences, token_logps
-from .trainer import Metrics, Trainer
+from .sequences import Sequences, moved, token_logps
+from .trainer import Metrics, Trainer, finite
 
-ALGORITHMS = ("rloo", "grpo", "ppo", "p3o", "prime")
 FILTERS = ("all", "best", "best_random", "best_worst")
 KL_LOSSES = ("reward", "k2", "k3")
+VALUE_WEIGHT = 0.1
 
 
 @dataclass(frozen=True)
@@ -41,9 +36,10 @@ class OnlineConfig:
     """Hyperparameters of ``OnlineTrainer``.
 
     Args:
-        algorithm: rloo, grpo, ppo (with a critic), p3o (k = 2), or prime, whose reward has
-            ``token_rewards`` of its own as ``Prime`` does.
-        k: completions a prompt.
+        algorithm: one of ``ALGORITHMS``, or one of your own: rloo, grpo, ppo (with a critic), p3o
+            and p3o_joint (k = 2), or prime, whose reward has ``token_rewards`` of its own as
+            ``Prime`` does.
+        k: completions a prompt, >= 2.
         prompts: a step.
         new_tokens: longest completion.
         learning_rate: of AdamW.
@@ -52,20 +48,24 @@ class OnlineConfig:
             which has the gradient of every step's KL(pi || ref), or k3, as in GRPO, which has
             that of KL(ref || pi).
         chi2: coefficient of the square root of the chi-squared penalty, in the loss.
-        epochs: passes over a rollout.
+        epochs: passes over a rollout; None takes the algorithm's own, 4 of ppo and 1 of others.
         clip: of probability ratios.
-        gae_lambda: of ppo.
+        value_clip: of ppo's values, how far they move from those of the rollout.
+        gae_lambda: of ppo, in [0, 1].
         process: weight of prime's process advantages.
-        keep: policy filtration: all, best, best_random or best_worst of the k.
+        keep: policy filtration, by the reward without the penalty on KL: all, best, best_random
+            or best_worst of the k.
         accuracy: prompt filtration, for rewards of 0 and 1: the least and the largest share of
             right completions of prompts that are learned from, as PRIME's (.2, .8); a rollout
             without any moves nothing. None keeps all.
         missing_eos: taken from the reward of completions that do not end.
-        max_grad_norm: clips gradients.
+        mask_truncated: do not learn from completions that do not end; what they were paid still
+            counts where the others are compared with them.
+        max_grad_norm: clips gradients; inf does not.
         seed: of prompts and samples.
     """
 
-    algorithm: str = "rloo"
+    algorithm: str | Algorithm = "rloo"
     k: int = 4
     prompts: int = 32
     new_tokens: int = 16
@@ -73,41 +73,74 @@ class OnlineConfig:
     kl: float = 0.0
     kl_loss: str = "reward"
     chi2: float = 0.0
-    epochs: int = 1
+    epochs: int | None = None
     clip: float = 0.2
+    value_clip: float = 0.2
     gae_lambda: float = 0.95
     process: float = 1.0
     keep: str = "all"
     accuracy: tuple[float, float] | None = None
     missing_eos: float = 0.0
+    mask_truncated: bool = False
     max_grad_norm: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.algorithm not in ALGORITHMS:
+        if isinstance(self.algorithm, str) and self.algorithm not in ALGORITHMS:
             expected = ", ".join(ALGORITHMS)
             raise ValueError(f"algorithm={self.algorithm!r}: expected one of {expected}")
         if self.keep not in FILTERS:
             raise ValueError(f"keep={self.keep!r}: expected one of {', '.join(FILTERS)}")
         if self.kl_loss not in KL_LOSSES:
             raise ValueError(f"kl_loss={self.kl_loss!r}: expected one of {', '.join(KL_LOSSES)}")
-        if self.k < 2 or (self.algorithm == "p3o" and (self.k != 2 or self.keep != "all")):
-            raise ValueError(f"k={self.k}: expected 2 for p3o, which keeps all, else 2 or more")
+        for name, least in (("k", 2), ("prompts", 1), ("new_tokens", 1), ("epochs", 1)):
+            value = getattr(self, name)
+            if value is not None and not (type(value) is int and value >= least):
+                raise ValueError(f"{name}={value!r}: expected a whole number >= {least}")
+        if type(self.seed) is not int:
+            raise ValueError(f"seed={self.seed!r}: expected a whole number")
+        for name in ("learning_rate", "clip", "value_clip"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name}={value}: expected a finite number > 0")
+        for name in ("kl", "chi2", "missing_eos", "process"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name}={value}: expected a finite number >= 0")
+        if not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm={self.max_grad_norm}: expected a number > 0")
+        if not 0 <= self.gae_lambda <= 1:
+            raise ValueError(f"gae_lambda={self.gae_lambda}: expected a number in [0, 1]")
         if self.accuracy is not None and not 0 <= self.accuracy[0] < self.accuracy[1] <= 1:
             raise ValueError(f"accuracy={self.accuracy}: expected 0 <= least < largest <= 1")
-        for name in ("kl", "chi2", "missing_eos", "process"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a number >= 0")
+        if self.chosen.paired:
+            if self.k != 2:
+                raise ValueError(f"k={self.k}: expected 2 for {self.algorithm}")
+            if self.keep != "all" or self.mask_truncated:
+                raise ValueError(
+                    f"keep={self.keep!r}, mask_truncated={self.mask_truncated}: expected all and "
+                    f"False for {self.algorithm}, which compares both completions of a prompt"
+                )
+
+    @property
+    def chosen(self) -> Algorithm:
+        """The algorithm itself, where ``algorithm`` is a name."""
+        return (
+            self.algorithm if isinstance(self.algorithm, Algorithm) else ALGORITHMS[self.algorithm]
+        )
 
 
 class OnlineTrainer(Trainer):
-    """Trains a policy on rewards of its own samples.
+    """Trains a policy on rewards of its own samples, on its device and with its dropout off.
 
     Args:
         policy: trained in place.
-        ref: reference policy, frozen.
-        reward: scores (B,) of ``Sequences``; one with ``update`` learns after each step from what
-            it scored, and one with ``state_dict`` is saved with the trainer.
+        ref: reference policy, frozen, on the policy's device.
+        reward: scores (B,) of ``Sequences``, or rewards (B, T) of their tokens, as
+            ``StepReward`` pays them; ppo learns when they were paid, the others their sum. One
+            with ``update`` learns after each step from what it scored, and one with
+            ``state_dict`` is saved with the trainer. ``CallableReward`` makes one of a function of
+            texts.
         prompts: (n, generator) to prompts (n, P), or to those and their mask (n, P) where some
             are padded on the left.
         config: hyperparameters.
@@ -127,11 +160,15 @@ class OnlineTrainer(Trainer):
             raise ValueError(
                 f"ref: a vocabulary of {ref.vocab_size}, the policy's is {policy.vocab_size}"
             )
-        self.policy, self.ref, self.reward = policy, ref, reward
-        self.prompts, self.config = prompts, config
+        self.policy, self.ref, self.reward = policy.eval(), ref.eval(), reward
+        self.prompts, self.config, self.algorithm = prompts, config, config.chosen
+        if self.algorithm.process and not hasattr(reward, "token_rewards"):
+            raise ValueError(
+                f"reward: it has no token_rewards, which {config.algorithm} needs; give a Prime"
+            )
         trained = [p for p in policy.parameters() if p.requires_grad]
         self.critic: Critic | None = None
-        if config.algorithm == "ppo":
+        if self.algorithm.critic:
             self.critic = Critic(policy)
             trained += list(self.critic.parameters())
         self.optimizer = torch.optim.AdamW(
@@ -153,6 +190,11 @@ class OnlineTrainer(Trainer):
             numbers = self.step()
             self.num_steps += 1
             metrics = {k: float(v) for k, v in numbers.items()}
+            if not math.isfinite(metrics["rollout/reward"]):  # of an accelerator: see _paid
+                raise ValueError(
+                    f"reward: {metrics['rollout/reward']} on average in step {self.num_steps}, "
+                    "expected numbers; the policy has learned from them, go on from a checkpoint"
+                )
             if callback is not None:
                 callback(self, metrics)
         return metrics
@@ -164,35 +206,44 @@ class OnlineTrainer(Trainer):
         prompts, prompt_mask = repeated(self.prompts(c.prompts, generator), c.k)
         batch = sample(self.policy, prompts, c.new_tokens, generator, prompt_mask)
         with torch.no_grad():
-            scores = self.reward(batch).float()
-            if not bool(torch.isfinite(scores).all()):
-                row = int((~torch.isfinite(scores)).nonzero()[0, 0])
-                raise ValueError(f"reward: {float(scores[row])} in row {row}, expected a number")
+            paid = self._paid(batch)
+            scores = paid if paid.dim() == 1 else paid.sum(1)
             old = token_logps(self.policy, batch)
             ref = token_logps(self.ref, batch)
             ended = (batch.completions == self.policy.eos).any(1)
-            outcome = scores - c.missing_eos * (~ended).float()
+            unended = -c.missing_eos * (~ended).float()
+            outcome = scores + unended
+            if paid.dim() == 1:
+                paid = at_the_end(outcome, batch.completion_mask)
+            else:
+                paid = paid + at_the_end(unended, batch.completion_mask)
+            log_ratio = old - ref
+            total = outcome - self._paid_kl * log_ratio.sum(1)
+            paid = paid - self._paid_kl * log_ratio
+            rollout = Rollout(batch, old, ref, paid, outcome, total)
         metrics: dict[str, Any] = {
             "rollout/reward": scores.mean(),
-            "rollout/kl": (old - ref).sum(1).mean(),
+            "rollout/kl": log_ratio.sum(1).mean(),
             "rollout/length": batch.lengths.float().mean(),
         }
         if c.accuracy is not None:
             found = kept_by_accuracy(scores, c.k, *c.accuracy)
-            metrics["rollout/kept"] = len(found) / len(scores)
-            if not len(found):
-                return metrics
-            batch, old, ref, outcome = batch.rows(found), old[found], ref[found], outcome[found]
-        with torch.no_grad():
-            advantage, total, about = self._advantage(batch, outcome, old - ref)
+            rollout, ended = rollout.rows(found), ended[found]
+        if len(ended):
+            with torch.no_grad():
+                rollout, about = self._judged(rollout)
+                advantage = self.algorithm.advantage(rollout, c)
+                kept = kept_by_filter(rollout.outcome, c.k, c.keep, generator)
             metrics.update(about)
-            kept = kept_by_filter(total, c.k, c.keep, generator)
-        rows = batch.rows(kept)
-        for _ in range(c.epochs):
-            learned = self._update(
-                rows, old[kept], ref[kept], advantage[kept], total[kept], outcome[kept]
-            )
-        metrics.update(learned)
+            if c.mask_truncated:
+                kept = kept[ended[kept]]
+            rollout, advantage = rollout.rows(kept), advantage[kept]
+        if c.accuracy is not None or c.mask_truncated:
+            metrics["rollout/kept"] = len(rollout.total) / len(scores)
+        if len(rollout.total):
+            for _ in range(c.epochs or self.algorithm.epochs):
+                learned = self._update(rollout, advantage)
+            metrics.update(learned)
         if hasattr(self.reward, "update"):
             metrics.update(self.reward.update())
         return metrics
@@ -201,65 +252,57 @@ class OnlineTrainer(Trainer):
     def _paid_kl(self) -> float:
         return self.config.kl if self.config.kl_loss == "reward" else 0.0
 
-    def _advantage(
-        self, batch: Sequences, outcome: Tensor, log_ratio: Tensor
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Advantages (B, T), the sequences' rewards with the penalty on KL (B,), and metrics."""
-        c, mask = self.config, batch.completion_mask
-        paid_kl = self._paid_kl
-        total = outcome - paid_kl * log_ratio.sum(1)
-        if self.critic is not None:
-            reward = -paid_kl * log_ratio
-            last = (batch.lengths - 1).unsqueeze(1)
-            reward = reward.scatter_add(1, last, outcome.unsqueeze(1))
-            return gae(reward, self.critic(batch), mask, c.gae_lambda), total, {}
-        if c.algorithm == "prime":
-            paid: Tensor = self.reward.token_rewards(batch)  # type: ignore[attr-defined]
-            agree = pairwise_accuracy(paid.sum(1), outcome > 0.5, c.k)
-            about = {"process/pairwise_accuracy": agree}
-            return prime_advantage(paid, total, mask, c.k, c.process), total, about
-        each = grpo(total, c.k) if c.algorithm == "grpo" else rloo(total, c.k)
-        return each.unsqueeze(1) * mask, total, {}
+    def _paid(self, batch: Sequences) -> Tensor:
+        """What the reward pays completions (B,) or their tokens (B, T), which must be numbers."""
+        paid = self.reward(batch).float()
+        mask = batch.completion_mask
+        if paid.shape not in (mask.shape[:1], mask.shape):
+            b, t = mask.shape
+            raise ValueError(
+                f"reward: shape {tuple(paid.shape)}, expected ({b},) of completions or ({b}, {t}) "
+                "of their tokens"
+            )
+        paid = moved(paid, mask.device)
+        if paid.dim() == 2:
+            paid = paid.masked_fill(~mask, 0.0)
+        # Only a CPU can be asked for free; others are when the step's metrics are read.
+        return finite(paid) if paid.device.type == "cpu" else paid
 
-    def _update(
-        self,
-        batch: Sequences,
-        old: Tensor,
-        ref: Tensor,
-        advantage: Tensor,
-        total: Tensor,
-        outcome: Tensor,
-    ) -> dict[str, Any]:
-        c, mask = self.config, batch.completion_mask
-        logp = token_logps(self.policy, batch)
-        if c.algorithm == "p3o":
-            loss = p3o((logp - old).sum(1), total, c.clip).mean()
-        elif c.algorithm == "grpo":
-            loss = grpo_loss(logp, old, advantage, mask, c.clip)
-        elif c.algorithm in ("ppo", "prime"):
-            used = whiten(advantage, mask)
-            loss = token_mean(clipped(logp, old, used, mask, c.clip), mask)
-        else:
-            # A completion's tokens share its advantage, and its first is always there.
-            loss = rloo_loss(logp, old, advantage[:, 0], mask, c.clip)
+    def _judged(self, rollout: Rollout) -> tuple[Rollout, dict[str, Tensor]]:
+        """The rollout with what the algorithm asks for besides rewards, and metrics of that."""
+        about = {}
+        if self.algorithm.process:
+            process: Tensor = self.reward.token_rewards(rollout.batch)  # type: ignore[attr-defined]
+            right = rollout.outcome > 0.5
+            agree = pairwise_accuracy(process.sum(1), right, self.config.k)
+            about["process/pairwise_accuracy"] = agree
+            rollout = rollout._replace(process=process)
         if self.critic is not None:
-            value = self.critic(batch)
+            rollout = rollout._replace(value=self.critic(rollout.batch))
+        return rollout, about
+
+    def _update(self, rollout: Rollout, advantage: Tensor) -> dict[str, Any]:
+        c, batch, mask = self.config, rollout.batch, rollout.batch.completion_mask
+        logp = token_logps(self.policy, batch)
+        loss = self.algorithm.loss(logp, rollout, advantage, c)
+        if self.critic is not None:
+            assert rollout.value is not None
             # Undiscounted rewards to go; the penalty on KL is part of them.
-            paid = -self._paid_kl * (old - ref) * mask
-            to_go = paid.flip(1).cumsum(1).flip(1) + outcome.unsqueeze(1)
-            loss = loss + 0.1 * (((value - to_go) ** 2) * mask).sum() / mask.sum()
+            to_go = (rollout.paid * mask).flip(1).cumsum(1).flip(1)
+            value = self.critic(batch)
+            loss = loss + VALUE_WEIGHT * value_loss(value, rollout.value, to_go, mask, c.value_clip)
         if c.kl_loss != "reward":
-            each = kl_estimates((logp - ref) * mask)[c.kl_loss]
+            each = kl_estimates((logp - rollout.ref) * mask)[c.kl_loss]
             loss = loss + c.kl * each.sum(1).mean()
         if c.chi2:
-            chi = chi2_penalty((logp - ref).sum(1)).mean()
+            chi = chi2_penalty((logp - rollout.ref).sum(1)).mean()
             loss = loss + c.chi2 * chi.clamp(min=1e-4).sqrt()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self._trained, c.max_grad_norm)
         self.optimizer.step()
         with torch.no_grad():
-            ratio = ((logp - old) * mask).exp()
+            ratio = ((logp - rollout.logp) * mask).exp()
             moved = ((ratio - 1).abs() > c.clip) & mask
         return {
             "train/loss": loss.detach(),
@@ -274,7 +317,7 @@ class Critic(nn.Module):
     def __init__(self, backbone: LanguageModel) -> None:
         super().__init__()
         self.backbone = copy.deepcopy(backbone)
-        self.value = nn.Linear(backbone.width, 1)
+        self.value = nn.Linear(backbone.width, 1, device=backbone.device)
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
 

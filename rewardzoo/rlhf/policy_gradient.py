@@ -83,6 +83,32 @@ def clipped(
     return (loss * mask).sum(1)
 
 
+def value_loss(
+    value: Tensor, old: Tensor, target: Tensor, mask: Tensor, clip: float = 0.2
+) -> Tensor:
+    """The critic's squared error, a mean over tokens, a scalar; PPO's, with values clipped.
+
+    Of a value and of one no further than ``clip`` from what it was at the rollout, the worse one
+    counts, so that a value that has moved that far is not pushed on.
+
+    Args:
+        value: (B, T) of the critic.
+        old: (B, T) of the critic at the rollout.
+        target: (B, T) rewards to go.
+        mask: (B, T) bool.
+        clip: of the distance from ``old``.
+    """
+    near = old + (value - old).clamp(-clip, clip)
+    worse = torch.maximum((value - target) ** 2, (near - target) ** 2)
+    return (worse * mask).sum() / mask.sum()
+
+
+def at_the_end(score: Tensor, mask: Tensor) -> Tensor:
+    """Rewards (B, T) of tokens: a completion's (B,) at its last one, 0 elsewhere."""
+    last = (mask.sum(1) - 1).unsqueeze(1)
+    return score.new_zeros(mask.shape).scatter(1, last, score.unsqueeze(1))
+
+
 def token_mean(each: Tensor, mask: Tensor) -> Tensor:
     """Sums over tokens (B,) as a mean over all tokens of the batch, a scalar."""
     return each.sum() / mask.sum()

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .decoder import LanguageModel
-from .pairs import minibatches
+from .pairs import PairBatch, minibatches
 from .policy_gradient import groups_of, rloo
 from .reward_models import RewardModel
 from .sequences import Sequences, token_logps
@@ -72,31 +72,80 @@ class TokenRewardModel(RewardModel):
         return self.token_rewards(batch).sum(1)
 
 
-def step_rewards(token_rewards: Tensor, ends: Tensor) -> Tensor:
+def step_rewards(token_rewards: Tensor, ends: Tensor, mask: Tensor | None = None) -> Tensor:
     """Rewards (B, S + 1) of steps and of what follows the last one; they sum to the whole's.
 
     Args:
         token_rewards: (B, T).
-        ends: (S,) int64, column of each step's last token, rising.
+        ends: (S,) or (B, S) int64, column of each step's last token, rising.
+        mask: (B, S) bool, which steps a row has; the others get 0. Default: all.
 
     Example:
         >>> step_rewards(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([1, 2]))
         tensor([[3., 3., 4.]])
     """
+    ends = ends.expand(len(token_rewards), -1)
+    if mask is not None:  # a step that is not there ends where the one before it does
+        ends = ends.masked_fill(~mask, -1).cummax(1).values
     total = token_rewards.cumsum(1)
-    reached = torch.cat([total[:, ends], total[:, -1:]], 1)
+    reached = torch.cat([F.pad(total, (1, 0)).gather(1, ends + 1), total[:, -1:]], 1)
     return torch.diff(reached, dim=1, prepend=torch.zeros_like(reached[:, :1]))
 
 
-def aggregate(scores: Tensor, how: str = "min") -> Tensor:
-    """One score (B,) of a completion from those of its steps (B, S)."""
+def aggregate(scores: Tensor, how: str = "min", mask: Tensor | None = None) -> Tensor:
+    """One score (B,) of a completion from those of its steps.
+
+    Args:
+        scores: (B, S) of the steps, or (B, S + 1) of ``step_rewards``, where the last column is
+            what follows the steps.
+        how: one of ``AGGREGATES``.
+        mask: like ``scores``, bool, which of them a row has. Default: all.
+
+    Raises:
+        ValueError: for a row without a step, or another ``how``.
+    """
     if how not in AGGREGATES:
         raise ValueError(f"how={how!r}: expected one of {', '.join(AGGREGATES)}")
+    if mask is None:
+        mask = torch.ones_like(scores, dtype=torch.bool)
+    count = mask.sum(1)
+    if (count == 0).any():
+        raise ValueError(f"mask, row {int(count.argmin())}: no step, expected at least 1")
     if how == "last":
-        return scores[:, -1]
+        place = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+        last = (mask * place).argmax(1, keepdim=True)
+        return scores.gather(1, last).squeeze(1)
     if how == "min":
-        return scores.amin(1)
-    return scores.sum(1) if how == "sum" else scores.mean(1)
+        return scores.masked_fill(~mask, torch.inf).amin(1)
+    total = scores.masked_fill(~mask, 0.0).sum(1)
+    return total if how == "sum" else total / count
+
+
+def vote(answers: Tensor, k: int, weight: Tensor | None = None) -> Tensor:
+    """The answer with the most votes in each group, as the index (B / K,) of its first completion.
+
+    Args:
+        answers: (B,) int64, equal where completions of a prompt say the same; K completions a
+            prompt next to each other.
+        k: K.
+        weight: (B,) >= 0 of each vote, as sigmoid of a reward that is log-odds of being right.
+            Default: one vote a completion, the majority (Wang et al. 2023, self-consistency).
+
+    Returns:
+        Rows of the batch, int64.
+
+    Example:
+        >>> vote(torch.tensor([7, 4, 4, 5, 5, 9]), 3, torch.tensor([0.9, 0.2, 0.3, 0.1, 0.1, 0.9]))
+        tensor([0, 5])
+    """
+    weight = torch.ones_like(answers) if weight is None else weight
+    if not (weight >= 0).all():
+        row = int((~(weight >= 0)).nonzero()[0])
+        raise ValueError(f"weight, row {row}: {float(weight[row])}, expected numbers >= 0")
+    said = groups_of(answers, k)
+    same = said.unsqueeze(2) == said.unsqueeze(1)
+    votes = (same * groups_of(weight, k).unsqueeze(1)).sum(2)
+    return votes.argmax(1) + k * torch.arange(len(votes), device=votes.device)
 
 
 def fit_outcomes(
@@ -107,8 +156,9 @@ def fit_outcomes(
     batch_size: int = 128,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    loss: str = "cross_entropy",
 ) -> None:
-    """Train a reward's log-odds on which completions are right, by cross entropy.
+    """Train a reward on which completions are right.
 
     Args:
         reward: implicit, or an outcome reward model.
@@ -118,21 +168,144 @@ def fit_outcomes(
         batch_size: completions a step.
         learning_rate: of AdamW.
         seed: of the order.
+        loss: "cross_entropy" of log-odds; or "kto" of an implicit reward, whose baseline is the
+            mean reward of the step's completions under each other's prompts.
     """
+    if loss not in ("cross_entropy", "kto"):
+        raise ValueError(f"loss={loss!r}: expected cross_entropy or kto")
+    if loss == "kto" and not isinstance(reward, ImplicitReward):
+        raise ValueError(f"loss={loss!r}: expected an ImplicitReward, whose baseline is a KL")
+
+    def mean_loss(index: Tensor) -> Tensor:
+        rows = batch.rows(index)
+        rewards = reward.raw(rows)
+        if loss == "kto":
+            return kto_loss(rewards, right[index], reward(_mismatched(rows)).mean())
+        return outcome_loss(rewards, right[index])
+
+    _fit(reward, mean_loss, len(right), epochs, batch_size, learning_rate, seed)
+
+
+def fit_pairs(
+    reward: ImplicitReward,
+    pairs: PairBatch,
+    loss: str = "dpo",
+    epochs: int = 3,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+) -> None:
+    """Train an implicit reward on pairs of a right and a wrong completion of a prompt.
+
+    Args:
+        reward: implicit.
+        pairs: as ``outcome_pairs`` makes of completions and what came out.
+        loss: one of ``PAIR_LOSSES``; with "dpo", phi is a policy trained by DPO at the same beta.
+        epochs: over the pairs.
+        batch_size: pairs a step.
+        learning_rate: of AdamW.
+        seed: of the order.
+    """
+    if loss not in PAIR_LOSSES:
+        raise ValueError(f"loss={loss!r}: expected one of {', '.join(PAIR_LOSSES)}")
+
+    def mean_loss(index: Tensor) -> Tensor:
+        rewards = reward.raw(pairs.take(index).both)
+        return PAIR_LOSSES[loss](*rewards.chunk(2)).mean()
+
+    _fit(reward, mean_loss, len(pairs), epochs, batch_size, learning_rate, seed)
+
+
+def _fit(
+    reward: ImplicitReward | RewardModel,
+    loss_of: Callable[[Tensor], Tensor],
+    rows: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+) -> None:
+    """Steps of AdamW on ``loss_of`` the indices of minibatches."""
     model = reward.model if isinstance(reward, ImplicitReward) else reward
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=True)
-    size = min(batch_size, len(right))
-    steps = epochs * (len(right) // size)
-    for index in minibatches(len(right), size, seed, 0, steps):
-        loss = outcome_loss(reward.raw(batch.rows(index)), right[index])
+    size = min(batch_size, rows)
+    for index in minibatches(rows, size, seed, 0, epochs * (rows // size)):
+        loss = loss_of(index)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 
+def outcome_pairs(batch: Sequences, right: Tensor, k: int) -> PairBatch:
+    """Pairs of right and wrong completions of one prompt, each completion in at most one of them.
+
+    Args:
+        batch: completions, K a prompt next to each other.
+        right: (B,) bool.
+        k: K.
+
+    Raises:
+        ValueError: if no prompt has both.
+    """
+    chosen, rejected = [], []
+    for first, group in enumerate(groups_of(right, k).tolist()):
+        rows = range(first * k, first * k + k)
+        best = [row for row, is_right in zip(rows, group, strict=True) if is_right]
+        other = [row for row, is_right in zip(rows, group, strict=True) if not is_right]
+        for x, y in zip(best, other, strict=False):
+            chosen.append(x)
+            rejected.append(y)
+    if not chosen:
+        raise ValueError("right: no prompt has a right and a wrong completion")
+    ones = torch.ones(len(chosen))
+    return PairBatch(
+        batch.rows(torch.tensor(chosen)), batch.rows(torch.tensor(rejected)), ones, ones
+    )
+
+
+def dpo(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """``-log sigmoid(chosen - rejected)`` of implicit rewards, (B,) (Rafailov et al. 2023)."""
+    return -F.logsigmoid(chosen - rejected)
+
+
+def nca(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """Each reward against 0, which holds the chosen ones up where DPO lets them fall, (B,).
+
+    ``-log sigmoid(chosen) - (log sigmoid(-chosen) + log sigmoid(-rejected)) / 2``.
+
+    Paper: Chen et al. (2024), "Noise contrastive alignment of language models with explicit
+    rewards", for pairs.
+    """
+    return -F.logsigmoid(chosen) - (F.logsigmoid(-chosen) + F.logsigmoid(-rejected)) / 2
+
+
+PAIR_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {f.__name__: f for f in (dpo, nca)}
+
+
 def outcome_loss(log_odds: Tensor, right: Tensor) -> Tensor:
     """Cross entropy, a mean, of log-odds (B,) and what came out (B,) bool."""
     return F.binary_cross_entropy_with_logits(log_odds, right.to(log_odds.dtype))
+
+
+def kto_loss(rewards: Tensor, right: Tensor, baseline: Tensor) -> Tensor:
+    """``1 - sigmoid(r - z)`` of right completions, ``1 - sigmoid(z - r)`` of wrong ones, a mean.
+
+    Args:
+        rewards: (B,) implicit rewards r.
+        right: (B,) bool.
+        baseline: a scalar that stands for the KL from the reference; z is it, at least 0, detached.
+
+    Paper: Ethayarajh et al. (2024), "KTO: model alignment as prospect theoretic optimization", eq.
+    7, with equal weights.
+    """
+    gain = rewards - baseline.detach().clamp(min=0)
+    return torch.sigmoid(torch.where(right, -gain, gain)).mean()
+
+
+def _mismatched(batch: Sequences) -> Sequences:
+    """Each prompt with the completion of the row before."""
+    ids = torch.cat([batch.prompts, batch.completions.roll(1, 0)], 1)
+    return batch._replace(ids=ids, completion_mask=batch.completion_mask.roll(1, 0))
 
 
 def prime_advantage(

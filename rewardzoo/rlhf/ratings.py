@@ -1,22 +1,22 @@
 """Responses rated one by one: HelpSteer2's attributes, outcome labels, scores of any name.
 
 Formats: ``prompt, response`` and numbers (HelpSteer2: helpfulness, correctness, coherence,
-complexity, verbosity); ``prompt, completion, label`` (true or false), as for KTO and outcome
-reward models.
+complexity, verbosity); ``prompt, completion, label`` (true or false, or a probability), as for KTO
+and outcome reward models. Prompts and responses are text, messages or token ids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from .data import Text, check_text, number
-from .pairs import RatingBatch, encoder
+from .conversations import Messages, read_responses
+from .fields import Text, has_text, number
+from .pairs import RatingBatch, encode_responses
 from .records import Record, read_records
-from .sequences import pack
 
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
@@ -29,11 +29,13 @@ class Rated:
         prompt: text, or token ids.
         response: text, or token ids.
         ratings: one number an attribute.
+        origin: file and line of the row, for errors.
     """
 
     prompt: Text
     response: Text
     ratings: tuple[float, ...]
+    origin: str = field(default="", compare=False)
 
 
 def load_ratings(
@@ -41,6 +43,8 @@ def load_ratings(
     attributes: Sequence[str] = (),
     columns: Mapping[str, str] | None = None,
     vocab_size: int | None = None,
+    template: Callable[[Messages], str] | None = None,
+    split: str | None = None,
 ) -> list[Rated]:
     """Read rated responses.
 
@@ -50,19 +54,20 @@ def load_ratings(
             first row has.
         columns: from this project's column names to the file's.
         vocab_size: of the model that token ids are for.
+        template: writes messages as text.
+        split: of a folder that has several; without it, ``train``.
 
     Raises:
         DataError: naming file, line and field of the first row that cannot be used.
     """
-    records = read_records(path, columns)
+    records = read_records(path, columns, split)
     names = tuple(attributes) or _attributes(records[0])
     found = []
     for record in records:
-        name = "completion" if "completion" in record else "response"
-        for field in ("prompt", name):
-            check_text(record, field, record[field], vocab_size)
-        ratings = tuple(number(record, attribute) for attribute in names)
-        found.append(Rated(record["prompt"], record[name], ratings))
+        response = "completion" if has_text(record, "completion") else "response"
+        prompt, (answer,) = read_responses(record, [response], template, vocab_size)
+        ratings = tuple(_rating(record, name) for name in names)
+        found.append(Rated(prompt, answer, ratings, record.origin))
     return found
 
 
@@ -72,12 +77,19 @@ def encode_ratings(
     eos: int | None = None,
     max_length: int = 0,
 ) -> RatingBatch:
-    """Tensors of all rated responses; arguments as for ``encode_pairs``."""
-    ids, ended = encoder(encode, eos)
-    prompts = [ids(i, "prompt", x.prompt) for i, x in enumerate(data)]
-    responses = [ended(ids(i, "response", x.response)) for i, x in enumerate(data)]
+    """Tensors of all rated responses; arguments as for ``truncate_pairs``.
+
+    Raises:
+        DataError: naming the row of a prompt that leaves no room for a response.
+    """
+    rows = [(x.origin, x.prompt, x.response) for x in data]
     ratings = torch.tensor([x.ratings for x in data], dtype=torch.float32)
-    return RatingBatch(pack(prompts, responses, max_length), ratings, torch.ones(len(data)))
+    responses = encode_responses(rows, encode, eos, max_length)
+    return RatingBatch(responses, ratings, torch.ones(len(data)))
+
+
+def _rating(record: Record, name: str) -> float:
+    return number(record, name, 0.0, 1.0) if name == "label" else number(record, name)
 
 
 def _attributes(record: Record) -> tuple[str, ...]:

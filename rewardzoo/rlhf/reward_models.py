@@ -57,6 +57,14 @@ class RewardModel(nn.Module):
         """Scores (B,) in units of the base samples' standard deviation."""
         return (self.raw(batch) - self.mean) / self.std
 
+    @property
+    def standardised(self) -> bool:
+        """Whether ``fit_normaliser`` was called: no scores have mean 0 and deviation 1 by chance.
+
+        The same is true of a model whose normaliser was loaded.
+        """
+        return bool((self.mean != 0) | (self.std != 1))
+
     @torch.no_grad()
     def fit_normaliser(self, base: Sequences) -> None:
         """Take mean and standard deviation of the scores of a base policy's samples."""
@@ -90,6 +98,9 @@ class RewardTrainer(Trainer):
         score_l2: weight of the scores' squares; without it scores grow without bound on pairs
             that can be separated.
         centre: weight of ``centring``, for pairs.
+        ties: what to do with pairs of strength 0, whose order says nothing: "drop" leaves them out
+            (``dropped`` counts them), "half" gives them an even chance of either order; without,
+            the first of a pair is the better one whatever its strength.
         **loss_kwargs: of the loss.
     """
 
@@ -105,11 +116,19 @@ class RewardTrainer(Trainer):
         learning_rate: float = 1e-3,
         score_l2: float = 1e-3,
         centre: float = 0.0,
+        ties: str | None = None,
         **loss_kwargs: Any,
     ) -> None:
         losses = REWARD_LOSSES if isinstance(data, PairBatch) else RATING_LOSSES
         if loss not in losses:
             raise ValueError(f"loss={loss!r}: expected one of {', '.join(losses)}")
+        if ties is not None:
+            check_ties(ties, data, loss)
+        self.ties, self.dropped = ties, 0
+        if ties == "drop" and isinstance(data, PairBatch):
+            kept = (data.strength != 0).nonzero().squeeze(1)
+            self.dropped = len(data) - len(kept)
+            data = data.take(kept)
         self.model, self.data, self.loss, self.seed = model, data, losses[loss], seed
         self.loss_kwargs, self.score_l2, self.centre = loss_kwargs, score_l2, centre
         self.batch_size = min(batch_size, len(data))
@@ -146,10 +165,23 @@ class RewardTrainer(Trainer):
     def _pairs(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
         chosen, rejected = self.model.raw(batch.both).chunk(2)
         each = self.loss(chosen, rejected, batch.strength, **self.loss_kwargs)
+        if self.ties == "half":
+            other = self.loss(rejected, chosen, batch.strength, **self.loss_kwargs)
+            each = torch.where(batch.strength == 0, (each + other) / 2, each)
         total = (each * batch.weight).mean()
         total = total + self.score_l2 * (chosen**2 + rejected**2).mean()
         total = total + self.centre * centring(chosen, rejected).mean()
         return total, {"train/accuracy": (chosen > rejected).float().mean().detach()}
+
+
+def check_ties(ties: str, data: PairBatch | RatingBatch, loss: str) -> None:
+    """Raise ValueError unless pairs of strength 0 can be treated so."""
+    if ties not in ("drop", "half"):
+        raise ValueError(f"ties={ties!r}: expected drop or half")
+    if not isinstance(data, PairBatch) or loss == "soft_bt":
+        raise ValueError(f"ties={ties!r}: loss={loss!r} reads no strength that is 0 in a tie")
+    if ties == "drop" and not data.strength.any():
+        raise ValueError(f"ties={ties!r}: all {len(data)} pairs have strength 0, none is left")
 
 
 def train_reward_model(

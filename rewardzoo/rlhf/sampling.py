@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .decoder import LanguageModel
-from .sequences import Sequences
+from .decoder import LanguageModel, evaluating
+from .sequences import Sequences, moved
 
 # n prompts (n, P), or those and their mask (n, P) where some are padded on the left.
 Prompts = Callable[[int, torch.Generator], Tensor | tuple[Tensor, Tensor]]
@@ -38,13 +38,14 @@ def sample(
     temperature: float = 1.0,
     cached: bool = True,
 ) -> Sequences:
-    """Complete each prompt until its end, or ``new_tokens`` tokens.
+    """Complete each prompt until its end, or ``new_tokens`` tokens, on the model's device.
 
     Args:
         model: what to sample from.
-        prompts: (B, P) int64, padded on the left.
+        prompts: (B, P) int64, padded on the left; on any device, as their mask.
         new_tokens: T, the longest completion.
-        generator: of the randomness; None takes the likeliest token at every step.
+        generator: of the randomness, on any device: one of the CPU gives the same numbers
+            whatever the model's. None takes the likeliest token at every step.
         prompt_mask: (B, P) bool, False on padding.
         temperature: of the softmax, > 0; log-probabilities of what comes out are those of
             logits / temperature.
@@ -58,34 +59,36 @@ def sample(
             f"new_tokens={new_tokens}: with {p} tokens of prompt the model's max_length="
             f"{model.max_length} is exceeded"
         )
-    training = model.training
-    model.eval()
+    device = model.device
+    prompts = moved(prompts, device)
+    if prompt_mask is not None:
+        prompt_mask = moved(prompt_mask, device)
     ids = torch.cat([prompts, prompts.new_full((b, new_tokens), model.eos)], 1)
     ended = torch.zeros(b, dtype=torch.bool, device=ids.device)
     noise = None
     if generator is not None:
-        noise = gumbel_noise((new_tokens, b, model.vocab_size), generator)
-    if cached:
-        hidden, cache = model.start(prompts, prompt_mask, new_tokens)
+        noise = moved(gumbel_noise((new_tokens, b, model.vocab_size), generator), device)
     used = new_tokens
-    for t in range(new_tokens):
-        if not cached:
-            seen = None
-            if prompt_mask is not None:
-                seen = torch.nn.functional.pad(prompt_mask, (0, t), value=True)
-            hidden = model.hidden(ids[:, : p + t], seen)[:, -1]
-        logits = model.head(hidden)
-        scores = logits if noise is None else logits / temperature + noise[t]
-        token = scores.argmax(-1).masked_fill_(ended, model.eos)
-        ids[:, p + t] = token
-        ended |= token == model.eos
-        # Only a CPU can be asked for free whether all have ended.
-        if ids.device.type == "cpu" and bool(ended.all()):
-            used = t + 1
-            break
-        if cached and t + 1 < new_tokens:
-            hidden = model.advance(token, cache)
+    with evaluating(model):
+        if cached:
+            hidden, cache = model.start(prompts, prompt_mask, new_tokens)
+        for t in range(new_tokens):
+            if not cached:
+                seen = None
+                if prompt_mask is not None:
+                    seen = torch.nn.functional.pad(prompt_mask, (0, t), value=True)
+                hidden = model.hidden(ids[:, : p + t], seen)[:, -1]
+            logits = model.head(hidden)
+            scores = logits if noise is None else logits / temperature + noise[t]
+            token = scores.argmax(-1).masked_fill_(ended, model.eos)
+            ids[:, p + t] = token
+            ended |= token == model.eos
+            # Only a CPU can be asked for free whether all have ended.
+            if ids.device.type == "cpu" and bool(ended.all()):
+                used = t + 1
+                break
+            if cached and t + 1 < new_tokens:
+                hidden = model.advance(token, cache)
     ends = ids[:, p : p + used] == model.eos
     mask = (ends.cumsum(1) - ends.to(torch.int64)) == 0
-    model.train(training)
     return Sequences(ids[:, : p + used], mask, prompt_mask)

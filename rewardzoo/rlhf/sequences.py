@@ -59,6 +59,19 @@ class Sequences(NamedTuple):
         mask = None if self.prompt_mask is None else self.prompt_mask[index]
         return Sequences(self.ids[index], self.completion_mask[index], mask)
 
+    def to(self, device: torch.device | str) -> Sequences:
+        """The batch on ``device``."""
+        mask = None if self.prompt_mask is None else moved(self.prompt_mask, device)
+        return Sequences(moved(self.ids, device), moved(self.completion_mask, device), mask)
+
+
+def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on ``device``, an accelerator's without waiting for it to arrive.
+
+    A CPU has to wait, for it would read what has not arrived.
+    """
+    return tensor.to(device, non_blocking=torch.device(device).type != "cpu")
+
 
 def pack(
     prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], max_length: int = 0

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..checkpoint import load_checkpoint, save_checkpoint
 
 Metrics = dict[str, float]
@@ -38,3 +41,11 @@ class Trainer:
         for name, part in self.parts.items():
             part.load_state_dict(content[name])
         self.num_steps = content["num_steps"]
+
+
+def finite(scores: Tensor) -> Tensor:
+    """What a reward paid, (B,) or (B, T), or a ValueError that names the row that is no number."""
+    if not bool(torch.isfinite(scores).all()):
+        wrong = tuple((~torch.isfinite(scores)).nonzero()[0].tolist())
+        raise ValueError(f"reward: {float(scores[wrong])} in row {wrong[0]}, expected a number")
+    return scores

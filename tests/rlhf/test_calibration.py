@@ -77,3 +77,20 @@ def test_no_other_temperature_has_a_smaller_loss(margins):
     for factor in (0.9, 1.1, 2.0):
         other = best * factor if math.isfinite(best) else factor
         assert least <= preference_calibration(margins, other)["log_loss"] + 1e-9
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_no_finite_number_is_refused_by_row(bad):
+    x, ok = [0.5, 0.5, bad], [0, 1, 1]
+    for match, call in (
+        ("confidence, row 2", lambda: ece(x, ok)),
+        ("correct, row 2", lambda: ece([0.5] * 3, x)),
+        ("confidence, row 2", lambda: squared_ece(x, ok)),
+        ("correct, row 2", lambda: squared_ece([0.5] * 3, x)),
+        ("confidence, row 2", lambda: brier(x, ok)),
+        ("correct, row 2", lambda: brier([0.5] * 3, x)),
+        ("margins, row 2", lambda: preference_calibration(x)),
+        ("margins, row 2", lambda: fit_temperature(x)),
+    ):
+        with pytest.raises(ValueError, match=f"{match}: {bad}, expected finite numbers"):
+            call()

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from rewardzoo.checkpoint import load_checkpoint
+from rewardzoo.rlhf.algorithms import ALGORITHMS
 from rewardzoo.rlhf.commands import app
+from rewardzoo.rlhf.completions import complete
+from rewardzoo.rlhf.data import load_pairs
 from rewardzoo.rlhf.decoder import Decoder, DecoderConfig
+from rewardzoo.rlhf.evaluation import bon_curve
 from rewardzoo.rlhf.folders import decode_bytes, encode_bytes, load_model, load_reward_model
+from rewardzoo.rlhf.losses import LOSSES
+from rewardzoo.rlhf.online import OnlineTrainer
+from rewardzoo.rlhf.sequences import pack
+from rewardzoo.rlhf.templates import ChatTemplate
 
 
 def call(*args, code=0):
@@ -36,7 +45,7 @@ def write(path, rows):
 def model(tmp_path_factory):
     """A compact decoder that has learned nothing, small enough for a test."""
     folder = tmp_path_factory.mktemp("model")
-    Decoder(DecoderConfig(258, 48, width=16, layers=1, heads=2), seed=0).save_pretrained(folder)
+    Decoder(DecoderConfig(258, 64, width=16, layers=1, heads=2), seed=0).save_pretrained(folder)
     return folder
 
 
@@ -55,10 +64,74 @@ def files(tmp_path_factory):
         for a in ("yes", "no")
     ]
     many = [{"problem": q, "chosen": " yes", "rejected": [" no", " nn", " on"]} for q in questions]
+    hh = [
+        {k: f"\n\nHuman: {q}\n\nAssistant: {a}" for k, a in (("chosen", "yes"), ("rejected", "no"))}
+        for q in questions
+    ]
+    chat = [
+        {
+            "prompt": [{"role": "user", "content": q}],
+            "chosen": [{"role": "assistant", "content": "yes"}],
+            "rejected": [{"role": "assistant", "content": "no"}],
+        }
+        for q in questions
+    ]
+    prompts = [{"prompt": q, "answer": len(q)} for q in questions]
+    answers = [
+        {"instruction": q, "answers": [" yes", " no", " nn"], "gold_scores": [1, 0, 0.25]}
+        for q in questions
+    ]
+    contrast = [
+        {
+            "query": q,
+            "retrieval": f"{q}?",
+            "query_response_k": " yes",
+            "retrieval_response_k": " no",
+        }
+        for q in questions
+    ]
     return {
         name: write(folder / f"{name}.jsonl", rows)
-        for name, rows in {"pairs": pairs, "ratings": ratings, "many": many}.items()
-    }
+        for name, rows in {
+            "pairs": pairs, "ratings": ratings, "many": many, "hh": hh, "chat": chat,
+            "prompts": prompts, "answers": answers, "contrast": contrast,
+        }.items()
+    }  # fmt: skip
+
+
+RULES = """
+seen = []
+
+def near(prompts, completions, answer, **columns):
+    seen.extend(zip(prompts, answer, strict=True))
+    return [-abs(len(c) - a) for c, a in zip(completions, answer, strict=True)]
+
+def even(completions, **columns):
+    return [float(len(c) % 2) for c in completions]
+
+def half(completions, **columns):
+    return [0.5 for _ in completions]
+
+def plain(prompts, completions):
+    return [0.0 for _ in completions]
+"""
+
+
+@pytest.fixture
+def rules(tmp_path, monkeypatch):
+    """The name of a module of rewards in the working directory."""
+    name = f"rules_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(RULES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+def policy(model, data, out, algorithm, *more):
+    call(
+        "train-policy", "--model", model, "--data", data, "--out", out, "--algorithm", algorithm,
+        "--batch-size", 4, "--max-length", 48, "--new-tokens", 6, *more,
+    )  # fmt: skip
 
 
 def numbers(output):
@@ -67,7 +140,7 @@ def numbers(output):
 
 
 def reward_model(model, files, out, *more):
-    given = ("--batch-size", 16, "--learning-rate", 0.01, "--max-length", 32)
+    given = ("--batch-size", 16, "--learning-rate", 0.01, "--max-length", 32, "--base-samples", 64)
     call("train-reward", "--model", model, "--data", files, "--out", out, *given, *more)
 
 
@@ -134,8 +207,6 @@ def test_attributes_are_regressed(model, files, tmp_path):
         "--set", "score_l2=0.0",
     )  # fmt: skip
     learned, text, _ = load_reward_model(tmp_path / "rm")
-    from rewardzoo.rlhf.sequences import pack
-
     batch = pack([text.encode("abc?")] * 2, [[*text.encode(f" {a}"), 1] for a in ("yes", "no")])
     with torch.no_grad():
         yes, no = learned.attributes(batch).tolist()
@@ -158,14 +229,13 @@ def test_a_policy_learns_the_chosen_answers_and_samples_them(model, files, tmp_p
     assert found["accuracy"] == 1.0
 
 
-@pytest.mark.parametrize("algorithm", ["dpo", "rloo", "superhf"])
-def test_every_kind_of_trainer_resumes(model, files, reward, tmp_path, algorithm):
+@pytest.mark.parametrize("algorithm", ["dpo", "rloo", "prime", "superhf"])
+def test_every_kind_of_trainer_resumes(model, files, reward, rules, tmp_path, algorithm):
+    pays = f"{rules}:even" if algorithm == "prime" else reward
+
     def train(out, steps, *more):
-        call(
-            "train-policy", "--model", model, "--data", files["pairs"], "--out", out,
-            "--algorithm", algorithm, "--reward", reward, "--steps", steps, "--batch-size", 4,
-            "--max-length", 32, "--new-tokens", 6, *more,
-        )  # fmt: skip
+        given = ("--reward", pays, "--steps", steps, "--learning-rate", 0.01)
+        policy(model, files["pairs"], out, algorithm, *given, *more)
         return Decoder.from_pretrained(out).state_dict()
 
     whole = train(tmp_path / "a", 4)
@@ -191,11 +261,22 @@ def test_samples_go_to_a_file_and_a_seed_fixes_them(model, files, tmp_path):
 def test_a_good_file_is_described_and_a_bad_row_is_named(files, tmp_path):
     shown = numbers(call("data", "check", files["pairs"]).output)
     assert shown["rows"] == 48 and shown["chosen longer"] == 1.0
-    assert "96  rated responses, 2 ratings" in call("data", "check", files["ratings"]).output
+    found = numbers(call("data", "check", files["ratings"]).output)
+    assert found == {"rated responses": 96, "ratings each": 2}
+    assert numbers(call("data", "check", files["prompts"]).output) == {"prompts": 48}
+    found = numbers(call("data", "check", files["answers"]).output)
+    assert found == {"prompts": 48, "answers": 144}
+    found = numbers(call("data", "check", files["contrast"]).output)
+    assert found == {"pairs of instructions": 48}
+    steps = {"prompt": "a", "completions": ["b", "c"], "labels": [True, False]}
+    found = numbers(call("data", "check", write(tmp_path / "steps.jsonl", [steps])).output)
+    assert found == {"completions": 1, "steps": 2}
     bad = write(tmp_path / "x.jsonl", [{"prompt": "a", "chosen": "b", "rejected": ""}])
     refused("x.jsonl, line 1, field 'rejected': ", "data", "check", bad)
     nan = write(tmp_path / "y.jsonl", [{"prompt": "a", "response": "b", "helpfulness": "much"}])
     refused("field 'helpfulness': 'much'", "data", "check", nan)
+    same = write(tmp_path / "z.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "b"}] * 3)
+    refused("z.jsonl: no pair is left; dropped: 3 identical", "data", "check", same)
 
 
 def test_bad_choices_are_refused_by_name(model, files, reward, tmp_path):
@@ -214,6 +295,139 @@ def test_bad_choices_are_refused_by_name(model, files, reward, tmp_path):
             tmp_path / "y", "--loss", "dpo")  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["pairs", "chat", "hh", "many"])
+def test_what_is_sampled_from_are_the_prompts_of_the_pairs(model, files, tmp_path, name, rules):
+    pairs = load_pairs(files[name], template=ChatTemplate())
+    expected = list(dict.fromkeys(pair.prompt for pair in pairs.pairs))
+    out = tmp_path / "samples.jsonl"
+    call("sample", "--model", model, "--data", files[name], "--new-tokens", 2, "--out", out)
+    shown = [json.loads(line)["prompt"] for line in out.read_text().splitlines()]
+    assert list(dict.fromkeys(shown)) == expected
+    rows = [{**json.loads(line), "answer": 3} for line in files[name].read_text().splitlines()]
+    data = write(tmp_path / "data.jsonl", rows)
+    given = ("--reward", f"{rules}:near", "--max-length", 64, "--new-tokens", 2, "--steps", 1)
+    policy(model, data, tmp_path / "x", "rloo", *given)
+    assert {prompt for prompt, _ in sys.modules[rules].seen} <= set(expected)
+
+
+def test_a_template_makes_a_message_of_a_prompt(model):
+    plain = call("sample", "--model", model, "--prompt", "hi", "--new-tokens", 2).output
+    assert plain.startswith("hi")
+    chat = call("sample", "--model", model, "--prompt", "hi", "--new-tokens", 2, "--template", "hh")
+    assert chat.output.startswith("\n\nHuman: hi\n\nAssistant:")
+
+
+def test_completions_are_the_same_in_batches_of_any_size(model):
+    text = load_model(str(model))
+    prompts = [text.encode(x) for x in ("a", "bcd", "ef", "ghij", "k")]
+    few, all_ = (list(complete(text.model, prompts, 5, batch_size=n)) for n in (2, 5))
+    assert few == all_ and len(few) == 5
+
+
+def test_a_function_is_given_the_columns_of_its_prompts(model, files, rules, tmp_path):
+    given = ("--reward", f"{rules}:near", "--steps", 2)
+    policy(model, files["prompts"], tmp_path / "x", "rloo", *given)
+    seen = sys.modules[rules].seen
+    assert len(seen) == 2 * 4 * 4 and all(answer == len(prompt) for prompt, answer in seen)
+
+
+def test_a_function_that_cannot_be_called_is_refused(model, files, reward, rules, tmp_path):
+    given = ("train-policy", "--model", model, "--out", tmp_path / "x", "--new-tokens", 6)
+    online = (*given, "--algorithm", "rloo", "--data", files["pairs"], "--reward")
+    refused("missing a required argument: 'answer'", *online, f"{rules}:near")
+    refused("unexpected keyword argument 'completion_ids'", *online, f"{rules}:plain")
+    refused(f"--reward '{rules}:none'", *online, f"{rules}:none")
+    refused("expected module:function", *online, "nowhere:none")
+    refused("--reward nowhere: there is no such folder", *online, "nowhere")
+    twice = [{"prompt": "a?", "answer": 1}, {"prompt": "a?", "answer": 2}]
+    data = write(tmp_path / "twice.jsonl", twice)
+    refused(
+        "missing a required argument: 'answer'", *given, "--algorithm", "rloo", "--data", data,
+        "--reward", f"{rules}:near",
+    )  # fmt: skip
+    prime = (*given, "--algorithm", "prime", "--data", files["pairs"], "--reward")
+    refused("prime needs a verifier, module:function", *prime, reward)
+    refused("half paid 0.5; prime expects 1 or 0", *prime, f"{rules}:half")
+
+
+def test_a_reward_model_is_asked_in_its_own_template_only(model, files, reward, tmp_path):
+    refused(
+        "trained with", "train-policy", "--model", model, "--data", files["hh"], "--out",
+        tmp_path / "x", "--algorithm", "rloo", "--reward", reward, "--template", "hh",
+        "--new-tokens", 6,
+    )  # fmt: skip
+
+
+def test_scores_have_mean_0_and_deviation_1_on_the_base_policys_samples(model, files, reward):
+    learned, text, _ = load_reward_model(reward)
+    base = load_model(str(model)).model
+    prompts = [text.encode(pair.prompt) for pair in load_pairs(files["pairs"]).pairs] * 8
+    answers = list(complete(base, prompts, 5, torch.Generator().manual_seed(9)))
+    with torch.no_grad():
+        scores = learned(pack(prompts, answers))
+        chosen = learned(pack(prompts[:48], [[*text.encode(" yes"), 1]] * 48))
+    # 64 samples gave the scale: the error of a mean is 1/8, that of a deviation about 1/11.
+    assert abs(float(scores.mean())) < 5 / 8 and abs(float(scores.std()) - 1) < 5 / 11
+    assert float(chosen.mean()) > 1
+
+
+def test_a_model_is_kept_if_its_scale_cannot_be_found(model, files, tmp_path, monkeypatch):
+    def fails(*args):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("rewardzoo.rlhf.standardise.standardise", fails)
+    given = ("train-reward", "--model", model, "--data", files["pairs"], "--out", tmp_path / "x")
+    result = CliRunner().invoke(app, [str(a) for a in (*given, "--steps", 2, "--max-length", 32)])
+    assert "out of memory" in str(result.exception)
+    assert float(load_reward_model(tmp_path / "x")[0].std) == 1
+
+
+def test_no_prompt_of_training_is_measured_on(files, reward, tmp_path):
+    given = ("eval", "--reward", reward, "--data", files["pairs"], "--train")
+    refused("it is in the training part too", *given, files["pairs"])
+    refused("it is in the training part too", *given, files["ratings"])
+    other = {"prompt": "another?", "chosen": " yes", "rejected": " no"}
+    call(*given, write(tmp_path / "other.jsonl", [other]))
+
+
+def test_best_of_n_is_measured_by_a_model_or_by_scores_in_the_file(files, reward, tmp_path):
+    found = numbers(call("eval", "--reward", reward, "--data", files["answers"]).output)
+    assert found["prompts"] == 48 and found["answers"] == 144
+    assert found["best of 1, gold"] == pytest.approx(1.25 / 3, abs=1e-4)
+    assert found["best of 2, gold"] > found["best of 1, gold"]  # it has learned to prefer yes
+    assert found["best of 2, proxy"] > found["best of 1, proxy"]
+    assert found["best of 2, KL"] == pytest.approx(0.1931, abs=1e-4)
+    refused("field 'proxy_scores': missing; give --reward", "eval", "--data", files["answers"])
+    rows = [json.loads(line) for line in files["answers"].read_text().splitlines()]
+    scored = write(tmp_path / "scored.jsonl", [{**x, "proxy_scores": [0, 2, 1]} for x in rows])
+    found = numbers(call("eval", "--data", scored).output)
+    curve = bon_curve([1, 0, 0.25], [0, 2, 1], [1, 2])
+    assert [found["best of 1, gold"], found["best of 2, gold"]] == pytest.approx(curve, abs=1e-4)
+
+
+def test_consistency_is_measured_on_contrasting_instructions(files, reward):
+    found = numbers(call("eval", "--reward", reward, "--data", files["contrast"]).output)
+    # It says yes to every instruction, so it is right about one of the two.
+    assert found["pairs of instructions"] == 48 and found["consistency, response"] == 0.5
+    assert 0 <= found["consistency, instruction"] <= 1
+
+
+def test_every_command_refuses_a_device_that_is_not_there(model, files, tmp_path):
+    given = ("--model", model, "--data", files["pairs"], "--device", "gpu")
+    refused("device='gpu'", "sample", *given)
+    refused("device='gpu'", "train-reward", *given, "--out", tmp_path / "x")
+    refused("device='gpu'", "train-policy", *given, "--out", tmp_path / "x")
+    refused("device='gpu'", "eval", *given, "--ref", model)
+    given = ("--model", model, "--ref", model, "--data", files["pairs"], "--device", "meta")
+    refused("--device meta: pairs are measured on the CPU", "eval", *given)
+
+
+def test_help_names_every_loss_and_algorithm():
+    shown = call("train-policy", "--help").output.replace("│", " ").split()
+    words = {word.strip(".,;:") for word in shown}
+    assert {*LOSSES, *ALGORITHMS, "superhf"} <= words
+
+
 def test_text_of_any_language_survives_the_bytes():
     for text in ("", "plain", "Grüße, 世界 \n"):
         assert decode_bytes(encode_bytes(text)) == text
@@ -221,7 +435,9 @@ def test_text_of_any_language_survives_the_bytes():
 
 
 @pytest.mark.slow
-def test_a_folder_of_transformers_is_trained_and_loads_there_again(files, tmp_path):
+def test_a_folder_of_transformers_is_trained_and_loads_there_again(
+    files, rules, tmp_path, monkeypatch
+):
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
     pytest.importorskip("peft")
@@ -247,3 +463,18 @@ def test_a_folder_of_transformers_is_trained_and_loads_there_again(files, tmp_pa
     metrics = tmp_path / "metrics.json"
     call("eval", "--model", out, "--ref", folder, "--data", files["pairs"], "--out", metrics)
     assert json.loads(metrics.read_text())["accuracy"] == 1.0
+    refs = []
+    own = OnlineTrainer.__init__
+
+    def noted(self, policy, ref, *more):
+        refs.append(ref)
+        own(self, policy, ref, *more)
+
+    monkeypatch.setattr(OnlineTrainer, "__init__", noted)
+    given = ("--reward", f"{rules}:even", "--lora", 2, "--steps", 2)
+    policy(folder, files["pairs"], tmp_path / "rloo", "rloo", *given)
+    assert not list(refs[0].parameters())  # the policy without its adapters, no second copy
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=plain, extra_special_tokens=["<more>"]
+    ).save_pretrained(folder)
+    refused("vocabulary of 12, its model one of 11", "sample", "--model", folder, "--prompt", "a")

@@ -19,8 +19,10 @@ from rewardzoo.rlhf.evaluation import (
     kl_bon,
     length_controlled_win_rate,
     one_to_many,
+    one_to_many_margins,
     overoptimisation,
     pass_at_k,
+    reward_bench,
     wilson,
 )
 
@@ -85,6 +87,43 @@ def test_random_scores_have_the_one_to_many_metrics_of_chance():
     assert one_to_many(np.ones((3, 10)))["accuracy"] == 0
 
 
+def test_problems_need_not_have_equally_many_wrong_answers():
+    scores = np.random.default_rng(0).normal(size=(50, 10))
+    problem = np.repeat(np.arange(50), 9)
+    margins = (scores[:, :1] - scores[:, 1:]).reshape(-1)
+    assert one_to_many_margins(margins, problem) == one_to_many(scores)
+    # Of three problems, the second has one wrong answer and the third a tie.
+    found = one_to_many_margins([1.0, -1.0, 2.0, 3.0, 0.0, 1.0], [4, 4, 7, 9, 9, 9])
+    assert found == {"accuracy": 1 / 3, "mrr": (0.5 + 1 + 0.5) / 3, "one_to_one": 1.0}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_no_finite_numbers_are_refused_by_row(bad):
+    """A NaN compares as false, so that it would win, lose or vanish unseen."""
+    x, matrix, square = np.ones(4), np.ones((4, 3)), np.ones((4, 2, 2))
+    for values in (x, matrix, square):
+        values[2, ...] = bad
+    ok = np.arange(4.0)
+    for match, call in (
+        ("scores, row 2", lambda: one_to_many(matrix)),
+        ("margins, row 2", lambda: one_to_many_margins(x, [0, 0, 1, 1])),
+        ("scores, row 2", lambda: contrast_consistency(square)),
+        ("proxy, row 2", lambda: bon_curve(ok, x, [1])),
+        ("gold, row 2", lambda: bon_curve(matrix, np.ones((4, 3)), [1])),
+        ("margins, row 2", lambda: accuracy(x)),
+        ("score, row 2", lambda: auroc(x, [0, 0, 1, 1])),
+        ("correct, row 2", lambda: by_subset(x, list("aabb"))),
+        ("wins, row 2", lambda: length_controlled_win_rate(x, ok)),
+        ("longer, row 2", lambda: length_controlled_win_rate([0, 1, 0, 1], x)),
+        ("gold, row 2", lambda: fit_scaling_law(ok, x)),
+        ("kl, row 2", lambda: fit_scaling_law(x, ok)),
+        ("gold, row 2", lambda: overoptimisation(ok, x)),
+        ("proxy, row 2", lambda: overoptimisation(ok, ok, x)),
+    ):
+        with pytest.raises(ValueError, match=f"{match}: {bad}, expected finite numbers"):
+            call()
+
+
 def test_contrast_consistency_counts_both_directions():
     right = np.array([[[2.0, 1.0], [0.0, 3.0]]])
     assert contrast_consistency(right) == {"response": 1.0, "instruction": 1.0}
@@ -103,6 +142,29 @@ def test_categories_are_weighed_by_pairs_in_a_section_and_equally_in_the_score()
     assert by_subset(correct, subsets, {"all": ["a", "b"]})["score"] == 2.5 / 4
     with pytest.raises(ValueError, match="'c'"):
         by_subset(correct, subsets, {"all": ["a", "c"]})
+
+
+def test_mathematics_weighs_as_much_as_code_in_rewardbenchs_reasoning():
+    subsets = ["math-prm"] * 4 + ["hep-go"] * 6 + ["hep-cpp"] * 2 + ["mt-bench-easy"] * 5
+    correct = [1, 0, 0, 0] + [1] * 6 + [0, 0] + [1, 1, 1, 1, 0.5]
+    found = reward_bench(correct, subsets)
+    assert found["Reasoning"] == pytest.approx((1 / 4 + 6 / 8) / 2)
+    assert found["math-prm"] == 0.25 and found["hep-go"] == 1 and found["Chat"] == 0.9
+    assert found["score"] == pytest.approx((0.5 + 0.9) / 2)
+    assert set(found) == {*subsets, "Reasoning", "Chat", "score"}
+    with pytest.raises(ValueError, match="'hard'"):
+        reward_bench([1, 0], ["math-prm", "hard"])
+
+
+def test_of_the_whole_rewardbench_mathematics_counts_984_pairs_as_in_the_benchmark():
+    """1,431 pairs of reasoning: 447 of mathematics and 164 of each of six languages."""
+    rng = np.random.default_rng(0)
+    names = ["hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust"]
+    subsets = ["math-prm"] * 447 + [name for name in names for _ in range(164)]
+    correct = rng.integers(0, 2, len(subsets))
+    by = by_subset(correct, subsets)
+    weighed = by["math-prm"] * 984 + sum(by[name] * 164 for name in names)
+    assert reward_bench(correct, subsets)["score"] == pytest.approx(weighed / (984 + 6 * 164))
 
 
 def test_a_win_rate_at_equal_length_takes_away_what_length_buys():
@@ -136,3 +198,14 @@ def test_the_scaling_law_is_recovered(form):
 def test_overoptimisation_is_the_fall_from_the_peak():
     got = overoptimisation([0, 1, 4, 9], [0.0, 1.0, 1.5, 0.5])
     assert got == {"peak": 1.5, "peak_kl": 4.0, "end": 0.5, "end_kl": 9.0, "fall": 1.0}
+
+
+def test_the_area_is_of_what_the_proxy_overstates_over_the_root_of_kl():
+    kl, gold = np.array([0.0, 1.0, 9.0, 4.0]), np.array([0.0, 1.0, 0.0, 1.0])
+    proxy = gold + np.sqrt(kl)  # overstates by d, of which the area to 3 is 4.5, in any order
+    found = overoptimisation(kl, gold, proxy)
+    assert found["area"] == pytest.approx(4.5)
+    assert {k: v for k, v in found.items() if k != "area"} == overoptimisation(kl, gold)
+    assert overoptimisation(kl, gold, gold)["area"] == 0
+    # An estimate of KL may be below 0 where there is none.
+    assert overoptimisation([-0.01, 4.0], [0.0, 0.0], [1.0, 1.0])["area"] == pytest.approx(2.0)

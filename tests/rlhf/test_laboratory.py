@@ -186,7 +186,9 @@ def test_an_ensemble_is_its_members_standardised(lab, models):
                 model.value.weight.mul_(7.0)
                 model.fit_normaliser(lab.base)
         torch.testing.assert_close(Ensemble(shifted, "wco")(batch), worst, atol=1e-4, rtol=0)
-    more = Ensemble([*models, RewardModel(lab.policy, 9)], "wco")
+    other = RewardModel(lab.policy, 9)
+    other.fit_normaliser(lab.base)
+    more = Ensemble([*models, other], "wco")
     with torch.no_grad():
         assert (more(batch) <= worst + 1e-5).all()
 
@@ -360,7 +362,7 @@ def test_superhf_with_one_sample_and_no_penalty_has_no_expected_gradient(lab):
         batch = lab.sample(policy, n, stream=30)
         policy.zero_grad()
         # A sum over tokens, divided by a constant: the mean over the batch's tokens is a ratio.
-        (trainer.loss(batch) * batch.completion_mask.sum() / n).backward()
+        (trainer.fit.loss(batch) * batch.completion_mask.sum() / n).backward()
         return torch.cat([p.grad.flatten() for p in policy.parameters()]).norm()
 
     assert norm(4096) < 0.25 * norm(64)  # noise falls with the root of n: an eighth
@@ -371,9 +373,9 @@ def test_superhf_raises_its_reward_and_the_penalty_starts_at_0(lab):
     trainer = SuperHF(policy, None, count_token, lab.language.prompts, n=8, learning_rate=3e-3)
     batch = lab.base.rows(torch.arange(64))
     with torch.no_grad():
-        held = trainer.loss(batch)
-        trainer.kl = 0.0
-        torch.testing.assert_close(trainer.loss(batch), held, atol=1e-5, rtol=0)
+        held = trainer.fit.loss(batch)
+        trainer.fit.kl = 0.0
+        torch.testing.assert_close(trainer.fit.loss(batch), held, atol=1e-5, rtol=0)
     trainer.train(15)
     assert count_token(lab.sample(policy, 256, 21)).mean() > count_token(lab.base).mean() + 0.5
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rewardzoo.rlhf.policy_gradient import (
+    at_the_end,
     clipped,
     gae,
     grpo,
@@ -17,6 +18,7 @@ from rewardzoo.rlhf.policy_gradient import (
     rloo,
     rloo_loss,
     token_mean,
+    value_loss,
     whiten,
 )
 
@@ -104,6 +106,31 @@ def test_clipping_stops_the_gradient_only_where_the_ratio_went_too_far_in_the_ri
     advantage = torch.tensor([[1.0, 1.0, -1.0, -1.0]])
     clipped(logp, old, advantage, torch.ones(1, 4, dtype=torch.bool)).sum().backward()
     assert (logp.grad != 0).tolist() == [[False, True, True, False]]
+
+
+def test_a_value_that_moved_further_than_its_clip_is_not_pushed_on():
+    old, mask = torch.zeros(1, 5), torch.tensor([[True, True, True, True, False]])
+    value = torch.tensor([[0.1, 0.5, 0.5, -0.5, 9.0]], requires_grad=True)
+    target = torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0]])
+    loss = value_loss(value, old, target, mask, clip=0.2)
+    # The second has gone far towards its target: the error of .2 counts, and has no gradient.
+    assert float(loss.detach()) == pytest.approx((0.9**2 + 0.8**2 + 0.5**2 + 0.5**2) / 4)
+    loss.backward()
+    expected = torch.tensor([[-0.9, 0.0, 0.5, -0.5, 0.0]]) * 2 / 4
+    torch.testing.assert_close(value.grad, expected)
+
+
+def test_the_first_pass_of_a_clipped_value_is_least_squares():
+    value = rewards(8).view(2, 4).requires_grad_()
+    mask = torch.tensor([[True] * 4, [True, False, False, False]])
+    target = rewards(8, 1).view(2, 4)
+    value_loss(value, value.detach(), target, mask).backward()
+    torch.testing.assert_close(value.grad, 2 * (value.detach() - target) * mask / 5)
+
+
+def test_a_completions_reward_stands_at_its_last_token():
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    assert at_the_end(torch.tensor([2.0, 3.0]), mask).tolist() == [[0, 0, 2], [3, 0, 0]]
 
 
 def exact_gradient(value):

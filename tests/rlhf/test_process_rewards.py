@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 
 from rewardzoo.rlhf.decoder import Decoder, DecoderConfig, LanguageModel
 from rewardzoo.rlhf.evaluation import auroc
+from rewardzoo.rlhf.offline import OfflineTrainer
 from rewardzoo.rlhf.online import OnlineConfig, OnlineTrainer
 from rewardzoo.rlhf.policy_gradient import rloo
 from rewardzoo.rlhf.process_rewards import (
+    PAIR_LOSSES,
     ImplicitReward,
     Prime,
     TokenRewardModel,
     aggregate,
     fit_outcomes,
+    fit_pairs,
+    kto_loss,
+    nca,
     outcome_loss,
+    outcome_pairs,
     pairwise_accuracy,
     prime_advantage,
     step_rewards,
+    vote,
 )
-from rewardzoo.rlhf.sequences import pack
+from rewardzoo.rlhf.sequences import Sequences, pack
 from rewardzoo.rlhf.tasks import EOS, Arithmetic
 
 from .enumerable import EOS as END
@@ -96,6 +104,51 @@ def test_rewards_of_steps_sum_to_the_completions():
     torch.testing.assert_close(steps.sum(1), reward(batch))
     torch.testing.assert_close(steps[:, 0], tokens[:, 0])
     assert steps.shape == (40, 3)
+
+
+def test_every_row_may_have_steps_of_its_own():
+    g = torch.Generator().manual_seed(0)
+    tokens = torch.randn(4, 7, generator=g, dtype=torch.float64)
+    own = [[1, 4, 6], [3], [], [0, 1]]
+    mask = torch.arange(3) < torch.tensor([[len(x)] for x in own])
+    ends = torch.full((4, 3), 6)  # what stands where there is no step must not matter
+    for row, x in enumerate(own):
+        ends[row, : len(x)] = torch.tensor(x, dtype=torch.int64)
+    found = step_rewards(tokens, ends, mask)
+    torch.testing.assert_close(found.sum(1), tokens.sum(1))
+    for row, x in enumerate(own):
+        alone = step_rewards(tokens[row : row + 1], torch.tensor(x, dtype=torch.int64))[0]
+        torch.testing.assert_close(found[row, : len(x)], alone[:-1])
+        assert not found[row, len(x) : 3].any()
+        torch.testing.assert_close(found[row, 3], alone[-1])
+    shared = torch.tensor([1, 4, 6])
+    same = step_rewards(tokens, shared.expand(4, -1))
+    assert torch.equal(same, step_rewards(tokens, shared))
+
+
+def test_steps_that_a_row_does_not_have_change_no_score():
+    scores = torch.tensor([[1.0, -2.0, 4.0], [0.5, 0.0, -9.0], [3.0, 0.0, 0.0]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]]).bool()
+    for how in ("min", "sum", "mean", "last"):
+        each = [aggregate(s[m].unsqueeze(0), how) for s, m in zip(scores, mask, strict=True)]
+        torch.testing.assert_close(aggregate(scores, how, mask), torch.cat(each))
+    mask[1] = False
+    with pytest.raises(ValueError, match="mask, row 1: no step"):
+        aggregate(scores, "min", mask)
+
+
+def test_answers_are_voted_for_with_what_their_completions_are_worth():
+    answers = torch.tensor([1, 2, 2, 3, 5, 5, 4, 4])
+    assert vote(answers, 4).tolist() == [1, 4]  # of a tie, the first
+    weight = torch.tensor([0.9, 0.3, 0.4, 0.1, 0.5, 0.5, 0.6, 0.6])
+    assert vote(answers, 4, weight).tolist() == [0, 6]
+    # What another prompt's completions say is another answer.
+    assert vote(torch.tensor([1, 2, 1, 1]), 2, torch.tensor([0.1, 0.2, 0.3, 0.3])).tolist() == [
+        1,
+        2,
+    ]
+    with pytest.raises(ValueError, match="weight, row 3: -1.0"):
+        vote(answers, 4, torch.tensor([0.0, 1, 1, -1, 1, 1, 1, 1]))
 
 
 def test_a_longer_prompt_or_padding_changes_no_reward():
@@ -183,6 +236,109 @@ def test_rewards_learn_from_answers_alone_where_they_went_wrong(kind):
     torch.testing.assert_close(tokens.sum(1), reward.raw(test).detach())
     steps = step_rewards(tokens, TASK.ends)[:, :-1]
     assert auroc(steps.flatten(), TASK.verify_steps(test).local.flatten()) > 0.65
+
+
+def test_completions_are_paired_within_their_prompt_and_used_once():
+    batch = pack([[i // 4] for i in range(12)], [[i, EOS] for i in range(12)])
+    right = torch.tensor([1, 0, 1, 1] + [0, 0, 0, 0] + [0, 1, 0, 1]).bool()
+    data = outcome_pairs(batch, right, 4)
+    assert data.chosen.completions[:, 0].tolist() == [0, 9, 11]
+    assert data.rejected.completions[:, 0].tolist() == [1, 8, 10]
+    assert torch.equal(data.chosen.prompts, data.rejected.prompts)
+    with pytest.raises(ValueError, match="no prompt has a right and a wrong"):
+        outcome_pairs(batch, torch.ones(12, dtype=torch.bool), 4)
+
+
+def answers(prompts, seed):
+    """Four completions a prompt, of which those that hold a 5 are right."""
+    g = torch.Generator().manual_seed(seed)
+    asked = torch.randint(2, 8, (prompts, 2), generator=g).repeat_interleave(4, 0)
+    said = torch.randint(2, 8, (4 * prompts, 3), generator=g)
+    batch = Sequences(torch.cat([asked, said], 1), torch.ones(4 * prompts, 3, dtype=torch.bool))
+    return batch, (said == 5).any(1)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "kto", "dpo", "nca"])
+def test_phi_learns_what_is_right_by_every_loss(loss):
+    base = Decoder(DecoderConfig(8, 5, 16, 1, heads=2), seed=0).eval()
+    (train, right), (test, truth) = answers(128, 0), answers(128, 1)
+    reward = ImplicitReward(base, base, 1.0)
+    steps = {"epochs": 10, "batch_size": 32, "learning_rate": 1e-2}
+    if loss in PAIR_LOSSES:
+        fit_pairs(reward, outcome_pairs(train, right, 4), loss, **steps)
+    else:
+        fit_outcomes(reward, train, right, loss=loss, **steps)
+    assert auroc(reward(test), truth) > 0.9
+
+
+def test_on_pairs_phi_is_a_policy_that_dpo_trained():
+    """One step of each, from the same weights on the same pairs: the same gradient."""
+    base, phi = models(), Decoder(models().config, seed=1).eval()
+    batch = TASK.corpus(16, torch.Generator().manual_seed(0))
+    data = outcome_pairs(batch, torch.arange(16) % 2 == 0, 2)
+    policy = copy.deepcopy(phi)
+    offline = OfflineTrainer(policy, base, data, "dpo", batch_size=8, max_grad_norm=1e9, beta=0.3)
+    reward = ImplicitReward(phi, base, 0.3)
+    expected = offline.step(torch.arange(8))["train/loss"]
+    rewards = reward.raw(data.both)
+    loss = PAIR_LOSSES["dpo"](*rewards.chunk(2)).mean()
+    torch.testing.assert_close(loss.detach(), expected)
+    loss.backward()
+    for p, q in zip(reward.model.parameters(), policy.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_noise_contrast_by_its_formula_and_where_its_gradient_is():
+    rewards = torch.tensor([0.7, -0.4], dtype=torch.float64, requires_grad=True)
+    up, down, low = (1 / (1 + math.exp(-x)) for x in (0.7, -0.7, 0.4))
+    loss = nca(*rewards)
+    loss.backward()
+    assert loss.item() == pytest.approx(-math.log(up) - (math.log(down) + math.log(low)) / 2)
+    # The chosen rise up to a reward of log 2 and no further, where DPO has no end.
+    assert rewards.grad.tolist() == pytest.approx([-1 + 1.5 * up, 0.5 * (1 - low)])
+    at_log_2 = torch.tensor(math.log(2), dtype=torch.float64, requires_grad=True)
+    nca(at_log_2, torch.tensor(0.0)).backward()
+    assert at_log_2.grad.item() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_prospects_are_gains_over_a_baseline_that_is_never_below_nothing():
+    rewards = torch.tensor([1.0, -2.0], requires_grad=True)
+    baseline = torch.tensor(0.5, requires_grad=True)
+    loss = kto_loss(rewards, torch.tensor([True, False]), baseline)
+    expected = (torch.sigmoid(torch.tensor([-0.5, -2.5]))).mean()
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert baseline.grad is None and rewards.grad[0] < 0 < rewards.grad[1]
+    below = kto_loss(rewards, torch.tensor([True, False]), torch.tensor(-3.0))
+    torch.testing.assert_close(below, torch.sigmoid(torch.tensor([-1.0, -2.0])).mean())
+
+
+def test_the_baseline_is_of_completions_under_each_others_prompts(monkeypatch):
+    base = models()
+    reward = ImplicitReward(Decoder(base.config, seed=1), base, 1.0)
+    batch = pack([[2, 3], [4, 5, 6]], [[3, 7, EOS], [4, EOS]])
+    exchanged = pack([[2, 3], [4, 5, 6]], [[4, EOS], [3, 7, EOS]])
+    expected, seen = reward(exchanged).mean(), []
+
+    def spy(rewards, right, baseline):
+        seen.append(baseline)
+        return kto_loss(rewards, right, baseline)
+
+    monkeypatch.setattr("rewardzoo.rlhf.process_rewards.kto_loss", spy)
+    fit_outcomes(reward, batch, torch.ones(2, dtype=torch.bool), 1, loss="kto")
+    torch.testing.assert_close(seen[0], expected)
+    assert abs(float(expected - reward(batch).mean())) > 1e-3
+
+
+def test_losses_that_a_reward_has_not_are_refused():
+    batch = TASK.corpus(8, torch.Generator().manual_seed(0))
+    right = torch.arange(8) % 2 == 0
+    with pytest.raises(ValueError, match="loss='bce'"):
+        fit_outcomes(TokenRewardModel(models()), batch, right, loss="bce")
+    with pytest.raises(ValueError, match="loss='kto': expected an ImplicitReward"):
+        fit_outcomes(TokenRewardModel(models()), batch, right, loss="kto")
+    with pytest.raises(ValueError, match="loss='ipo': expected one of dpo, nca"):
+        fit_pairs(ImplicitReward(models(), models()), outcome_pairs(batch, right, 2), "ipo")
 
 
 def trainer(learning_rate=1e-2, **config):

@@ -1,4 +1,4 @@
-"""Reward models from pairs and ratings: trainers, starts, treatments of doubtful labels."""
+"""Reward models from pairs and ratings: trainers, starts, ties, treatments of doubtful labels."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.functional import logsigmoid
 
 from rewardzoo.rlhf.decoder import Decoder, DecoderConfig
 from rewardzoo.rlhf.denoising import treat
 from rewardzoo.rlhf.ensembles import Ensemble
+from rewardzoo.rlhf.laboratory import Laboratory, LaboratoryConfig
 from rewardzoo.rlhf.pairs import PairBatch, RatingBatch
 from rewardzoo.rlhf.ratings import HELPSTEER, Rated, encode_ratings, load_ratings
 from rewardzoo.rlhf.records import DataError
@@ -97,6 +99,49 @@ def test_a_regression_is_a_start_for_scaled_bradley_terry(backbone):
         torch.testing.assert_close(a - b, b - c)
 
 
+def test_ties_are_left_out_with_a_count_or_are_even_chances(backbone):
+    data = pairs(100)
+    tied = torch.arange(len(data)) % 4 == 0
+    data = replace(data, strength=data.strength.masked_fill(tied, 0.0))
+    drop = RewardTrainer(RewardModel(backbone), data, ties="drop")
+    assert drop.dropped == int(tied.sum())
+    assert torch.equal(drop.data.chosen.ids, data.chosen.ids[~tied])
+
+    def first_loss(**kwargs):
+        trainer = RewardTrainer(RewardModel(backbone), data, score_l2=0.0, **kwargs)
+        return trainer.train(1)["train/loss"], trainer.model
+
+    with torch.no_grad():
+        d = margins(RewardModel(backbone), data)
+    one, other = -logsigmoid(d), -logsigmoid(-d)
+    loss, model = first_loss(ties="half")
+    assert loss == pytest.approx(float(torch.where(tied, (one + other) / 2, one).mean()), abs=1e-6)
+    plain, taken_at_its_word = first_loss()
+    assert plain == pytest.approx(float(one.mean()), abs=1e-6)
+    assert not torch.equal(model.value.weight, taken_at_its_word.value.weight)
+
+
+def test_even_chances_pull_scores_of_ties_together(backbone):
+    """A target of one half is met where both responses score the same."""
+    data = pairs(200)
+    tied = replace(data, strength=torch.zeros(len(data)))
+    start = train_reward_model(data, backbone, epochs=8, learning_rate=1e-2)
+    after = train_reward_model(tied, start, epochs=8, learning_rate=1e-2, ties="half")
+    assert margins(after, data).abs().mean() < 0.5 * margins(start, data).abs().mean()
+
+
+def test_ties_that_cannot_be_told_or_leave_nothing_are_refused(backbone):
+    data, model = pairs(20), RewardModel(backbone)
+    with pytest.raises(ValueError, match="ties='keep': expected drop or half"):
+        RewardTrainer(model, data, ties="keep")
+    with pytest.raises(ValueError, match="ties='half': loss='soft_bt'"):
+        RewardTrainer(model, data, "soft_bt", ties="half")
+    with pytest.raises(ValueError, match="ties='drop': loss='regression'"):
+        RewardTrainer(model, ratings(20), "regression", ties="drop")
+    with pytest.raises(ValueError, match="all .* pairs have strength 0"):
+        RewardTrainer(model, replace(data, strength=torch.zeros(len(data))), ties="drop")
+
+
 def test_a_trainer_that_is_loaded_goes_on_bit_for_bit(backbone, tmp_path):
     def trainer():
         return RewardTrainer(RewardModel(backbone), pairs(100), batch_size=16)
@@ -116,7 +161,8 @@ def test_members_of_several_attributes_combine(backbone):
     batch = responses(20)
     with torch.no_grad():
         each = torch.stack([m(batch) for m in members])
-        torch.testing.assert_close(Ensemble(members, "mean").scores(batch), each)
+        found = Ensemble(members, "mean", standardise=False).scores(batch)
+        torch.testing.assert_close(found, each)
 
 
 # ---------------------------------------------------------------------------- doubtful labels
@@ -168,6 +214,33 @@ def test_the_most_ambiguous_are_smoothed_and_margins_are_never_negative():
         treat(data, strength, "flip", 1.0)
 
 
+# --------------------------------------------------------------------------------- laboratory
+
+
+def test_a_bradley_terry_human_prefers_by_the_sigmoid_of_the_difference_of_gold():
+    small = {"width": 16, "layers": 1, "sft_steps": 1}
+    lab = Laboratory(3, LaboratoryConfig(label="bt", **small))
+    n = 4000
+    for noise in (0.0, 0.25):
+        data, flipped = lab.pairs(n, noise)
+        gap = lab.gold(data.chosen) - lab.gold(data.rejected)
+        told = data.strength > 1e-4  # two responses may be the same
+        assert torch.equal((gap < 0)[told], flipped[told])
+        torch.testing.assert_close(gap.abs(), data.strength, atol=1e-5, rtol=0)
+        right = torch.sigmoid(gap.abs())
+        right = right + noise * (1 - 2 * right)
+        # Agreement with gold's order, of the easier and of the harder half of the pairs.
+        easy = gap.abs() > gap.abs().median()
+        for half in (easy, ~easy):
+            error = 5 * 0.5 / int(half.sum()) ** 0.5
+            assert abs(float((~flipped)[half].float().mean() - right[half].mean())) < error
+        assert right[easy].mean() > right[~easy].mean() + (0.1 if noise else 0.2)
+    order, _ = Laboratory(3, LaboratoryConfig(**small)).pairs(100, 0.0)
+    assert (lab.gold(order.chosen) >= lab.gold(order.rejected)).all()
+    with pytest.raises(ValueError, match="label='coin'"):
+        LaboratoryConfig(label="coin")
+
+
 # -------------------------------------------------------------------------------------- files
 
 
@@ -187,10 +260,10 @@ def test_ratings_and_labels_are_read_and_bad_ones_named(tmp_path):
     assert batch.responses.completions.tolist() == [[4, 1]] and batch.ratings.tolist() == [[1.0]]
     for bad, match in (
         ({**label, "label": None}, "field 'label': missing"),
-        ({**label, "completion": []}, "field 'completion': empty"),
+        ({**label, "completion": []}, "field 'completion': .*empty"),
         ({**row, "helpfulness": float("nan")}, "field 'helpfulness': nan"),
     ):
         with pytest.raises(DataError, match=match):
             load_ratings(write(tmp_path / "c.jsonl", [bad]))
-    with pytest.raises(DataError, match="token 4: expected 0 to 4"):
+    with pytest.raises(DataError, match="token 4: expected 0 to"):
         load_ratings(tmp_path / "b.jsonl", vocab_size=4)

@@ -12,7 +12,9 @@ from rewardzoo.rlhf.data import Pair, PairData
 from rewardzoo.rlhf.huggingface import HuggingFaceModel
 from rewardzoo.rlhf.losses import Scores
 from rewardzoo.rlhf.pairs import encode_pairs
+from rewardzoo.rlhf.reward_losses import bt, margin
 from rewardzoo.rlhf.sequences import sequence_logps
+from rewardzoo.rlhf.trl import as_dataset
 
 from . import tiny_llama
 
@@ -44,7 +46,6 @@ def models():
     return policy, ref
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pairs", "ours", "theirs"),
     [
@@ -109,7 +110,6 @@ def test_loss_and_gradient_equal_trl(tmp_path, tokenizer, models, pairs, ours, t
         torch.testing.assert_close(p.grad, grad, atol=1e-5, rtol=0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("centre", [0.0, 0.1])
 @pytest.mark.parametrize("with_margin", [False, True])
 def test_reward_loss_and_gradient_equal_trl(tmp_path, tokenizer, models, centre, with_margin):
@@ -166,3 +166,48 @@ def test_reward_loss_and_gradient_equal_trl(tmp_path, tokenizer, models, centre,
     ):
         torch.testing.assert_close(p.grad, q.grad, atol=1e-5, rtol=0)
     torch.testing.assert_close(model.value.weight.grad, theirs.score.weight.grad, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("strength", [None, 0.7])
+def test_our_pairs_train_in_trls_reward_trainer_with_a_margin_only_if_they_have_one(
+    tmp_path, tokenizer, strength
+):
+    import dataclasses
+
+    import transformers
+    import trl
+
+    data = PairData([dataclasses.replace(p, strength=strength) for p in PAIRS])
+    config = tiny_llama.llama().config
+    config.num_labels = 1
+    torch.manual_seed(0)
+    trainer = trl.RewardTrainer(
+        model=transformers.LlamaForSequenceClassification(config),
+        args=trl.RewardConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=4,
+            max_steps=1,
+            logging_steps=1,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            disable_dropout=True,
+        ),
+        train_dataset=as_dataset(data),
+        processing_class=tokenizer,
+    )
+    inputs = next(iter(trainer.get_train_dataloader()))
+    with torch.no_grad():
+        out = trainer.model(inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        chosen, rejected = out.logits.squeeze(-1).chunk(2)
+    given = torch.full_like(chosen, strength or 1.0)
+    expected = (bt if strength is None else margin)(chosen, rejected, given).mean()
+    trainer.train()
+    logged = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert logged == [pytest.approx(float(expected), abs=1e-4)]
+
+
+def test_pairs_of_which_only_some_have_a_strength_are_refused():
+    with pytest.raises(ValueError, match="row 1: no strength"):
+        as_dataset(PairData([Pair("w1", "w2", "w3", 2.0), Pair("w1", "w2", "w3")]))

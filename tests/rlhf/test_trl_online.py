@@ -22,7 +22,6 @@ from rewardzoo.rlhf.sequences import pack, token_logps
 from .tiny_llama import EOS, llama, tokenizer
 
 trl = pytest.importorskip("trl")
-pytestmark = pytest.mark.slow
 
 LONGEST, CLIP, BETA, K = 4, 0.2, 0.3, 4
 PROMPTS = [[2, 3], [2, 3], [4], [4], [5, 6, 7], [5, 6, 7]]

@@ -47,7 +47,46 @@ def test_composed_reward_functions_are_callables_for_trl_too():
     assert composed(prompts=PROMPTS, completions=COMPLETIONS) == pytest.approx(expected)
 
 
-@pytest.mark.slow
+def test_a_completion_whose_tokens_do_not_end_is_scored_as_cut_off():
+    seen = []
+
+    class Recording(SequenceReward):
+        def __call__(self, t):
+            seen.append((bool(t.terminated), bool(t.truncated)))
+            return super().__call__(t)
+
+    reward = as_reward_function(Recording(rising, EOS), encode, EOS)
+    ids = [[7, 8, 9], [10, EOS], [11, 3]]  # the first and the last are cut off
+    found = reward(prompts=PROMPTS, completions=COMPLETIONS, completion_ids=ids)
+    packed = [rising(pack([encode(x)], [y])) for x, y in zip(PROMPTS, ids, strict=True)]
+    assert found == pytest.approx([float(x) for x in packed])
+    assert found[0] == pytest.approx(direct()[0] - 0.1 * 4 * EOS - 1)
+    assert seen == [(False, True), (True, False), (False, True)]
+
+
+def test_messages_are_written_by_the_template_and_read_as_text():
+    def template(messages):
+        assert [m["role"] for m in messages] == ["user"]
+        return messages[0]["content"]
+
+    def asked(text):
+        return [{"role": "user", "content": text}]
+
+    def said(text):
+        return [{"role": "assistant", "content": text}]
+
+    reward = as_reward_function(SequenceReward(rising, EOS), encode, EOS, template)
+    prompts, completions = [asked(x) for x in PROMPTS], [said(y) for y in COMPLETIONS]
+    assert reward(prompts=prompts, completions=completions) == pytest.approx(direct())
+    ids = [[*encode(y), EOS] for y in COMPLETIONS]
+    found = reward(prompts=prompts, completions=completions, completion_ids=ids)
+    assert found == pytest.approx(direct())
+    with pytest.raises(ValueError, match="give template="):
+        as_reward_function(SequenceReward(rising, EOS), encode, EOS)(prompts, completions)
+    with pytest.raises(ValueError, match="2 messages in one"):
+        reward(prompts, [[*y, *y] for y in completions])
+
+
 def test_trls_trainer_optimises_what_our_reward_function_pays(tmp_path):
     trl = pytest.importorskip("trl")
     datasets = pytest.importorskip("datasets")
