@@ -34,6 +34,7 @@ def assess(
     max_length: int,
     template: Callable[[TextModel], ChatTemplate],
     split: str | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, float]:
     """Metrics by name: accuracy, calibration, categories, one-to-many.
 
@@ -45,6 +46,7 @@ def assess(
         max_length: of a sequence.
         template: of the rows' messages, given the model.
         split: of a folder that has several.
+        device: where the models compute.
 
     Raises:
         ValueError: unless either ``reward``, or ``model`` and ``ref``, are given; for a margin
@@ -55,16 +57,19 @@ def assess(
     score: Callable[[PairBatch], torch.Tensor]
     if reward is not None:
         learned, text, trained_with = load_reward_model(reward)
+        learned.to(device)
         score = lambda batch: margins(learned, batch)  # noqa: E731
         trained_with.check_same(template(text))
     else:
         text, other = load_model(str(model)), load_model(str(ref))
+        text.model.to(device)
+        other.model.to(device)
         score = lambda batch: _implicit(text, other, batch)  # noqa: E731
     size = text.model.vocab_size
     read = load_pairs(data, None, template(text), "drop", size, split)
     pairs = truncate_pairs(read, text.encode, text.model.eos, max_length)
     batch = encode_pairs(pairs)
-    found = score(batch).numpy()
+    found = score(batch.to(device)).cpu().numpy()
     share = accuracy(found)
     correct = (found > 0) + 0.5 * (found == 0)
     low, high = wilson(float(correct.sum()), len(correct))

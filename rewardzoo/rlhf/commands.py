@@ -353,10 +353,8 @@ def evaluate(
     elif kind == "contrast":
         scorer = read_scorer(reward, model, ref, template_of, place)
         found = assess_contrast(data, scorer, max_length, split)
-    elif place.type != "cpu":
-        raise ValueError(f"--device {device}: pairs are measured on the CPU; give --device cpu")
     else:
-        found = assess(data, reward, model, ref, max_length, template_of, split)
+        found = assess(data, reward, model, ref, max_length, template_of, split, place)
     for name, value in found.items():
         typer.echo(f"{value:>10.4g}  {name}")
     if out is not None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .sequences import moved
+
 
 def groups_of(reward: Tensor, k: int) -> Tensor:
     """Rewards (B / K, K) of the completions of each prompt."""
@@ -240,8 +242,9 @@ def kept_by_filter(reward: Tensor, k: int, how: str, generator: torch.Generator)
     elif how == "best_worst":
         kept = order[:, [0, -1]]
     elif how == "best_random":
-        other = torch.randint(1, k, (len(groups), 1), generator=generator, device=reward.device)
-        kept = torch.cat([order[:, :1], order.gather(1, other)], 1)
+        shape, place = (len(groups), 1), generator.device
+        other = torch.randint(1, k, shape, generator=generator, device=place)
+        kept = torch.cat([order[:, :1], order.gather(1, moved(other, reward.device))], 1)
     else:
         raise ValueError(f"how={how!r}: expected all, best, best_random or best_worst")
     first = torch.arange(len(groups), device=reward.device).unsqueeze(1) * k

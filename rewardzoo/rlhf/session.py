@@ -114,7 +114,7 @@ def _interrupts() -> Iterator[list[int]]:
 
 def _claim(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
     """Raise unless the folder is this run's."""
-    path = folder / "config.json"
+    path = folder / "run.json"  # config.json is a model's
     text = json.dumps(settings, indent=1, default=str)
     if resume:
         if not path.is_file() or latest_checkpoint(folder / CHECKPOINT) is None:
