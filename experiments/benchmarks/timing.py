@@ -8,6 +8,8 @@ readings, with the smallest and the largest.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import importlib.metadata
 import json
 import os
@@ -147,9 +149,12 @@ def seconds_per_call(call: Callable[[], Any], budget: float = 0.3) -> Callable[[
 
 
 def peak_megabytes(work: Callable[[], Any], every: float = 0.01) -> float:
-    """Do some work; the most memory of its own that the process held meanwhile, beyond before."""
+    """Do some work; the most memory that the process held meanwhile, beyond what it held before."""
     import psutil
 
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc's: what was freed is given back,
+        ctypes.CDLL(None).malloc_trim(0)  # or whoever comes second would find it and need none
     process = psutil.Process()
     before = peak = process.memory_info().rss
     done = threading.Event()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -115,6 +117,16 @@ def test_enough_prompts_are_completed_for_a_reading(monkeypatch: pytest.MonkeyPa
     assert asked == [(1, 64), (8, 8), (64, 1), (512, 1)]
     assert rows[1].readings == {"ours": [1 / 8000.0] * timing.REPEATS}
     assert rows[1].median == pytest.approx(8.0)
+
+
+def test_the_most_memory_is_noticed_though_it_is_given_back() -> None:
+    def work() -> None:
+        held = np.ones(8_000_000)  # 64 MB
+        time.sleep(0.1)
+        del held
+
+    assert 60.0 < timing.peak_megabytes(work) < 90.0
+    assert timing.peak_megabytes(lambda: time.sleep(0.05)) < 20.0
 
 
 def test_all_samplers_give_a_rate() -> None:
