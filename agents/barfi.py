@@ -24,12 +24,19 @@ With a ``baseline``, a running mean is subtracted from the returns in dJ/dtheta 
 the hypergradient takes both as constants.
 
 Beside the paper: weights start at the plain sum of both rewards; the penalty is the squared norm,
-whose gradient exists at 0.
+whose gradient exists at 0 (``regulariser="norm"`` is the paper's, of gradient 0 there).
+
+The series with a step far below 1 / |eigenvalues of H| has the direction of the hypergradient and a
+small part of its length. To such a gradient penalties are added as they are, as the authors' code
+does (``scale="reference"``): 0.25 acts as some 80 would where the series has 6 terms of step 5e-4.
+With ``scale="true"`` a penalty is in units of J: it shrinks by as much as the gradient did,
+``|H^T v| / |dJ/dtheta|``.
 """
 
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +58,7 @@ from .reinforce import Reinforce, ReinforceHyperparameters, followed
 _OUTER = 1 << 20  # draws of the outer step, apart from those of the updates
 _OUTER_KEEP = 0.99  # of the running mean of the primary reward's returns
 _PATIENCE = 20
+_UNSOLVED = 1e-2  # of the linear system, that a solver which should solve it may leave
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,10 @@ class BARFIHyperparameters(ReinforceHyperparameters):
     off_policy: bool = hyper(True, "learn from old episodes, without correcting for their age")
     reward_learning_rate: float = hyper(5e-3, "of RMSprop on phi; 0 leaves it as it is", 0.0)
     gamma_learning_rate: float = hyper(5e-3, "of RMSprop on c; 0 leaves it as it is", 0.0)
-    reward_penalty: float = hyper(0.0, "on the squared norm of phi", 0.0)
+    reward_penalty: float = hyper(0.0, "on phi, by regulariser", 0.0)
+    regulariser: str = hyper("squared", "of phi: its squared norm, or norm")
     gamma_penalty: float = hyper(0.0, "on gamma_phi", 0.0)
+    scale: str = hyper("reference", "of penalties: reference, as the series' length is, or true")
     inner: str = hyper("reinforce", "the learner: reinforce or actor_critic")
     critic_learning_rate: float = hyper(5e-2, "of RMSprop on the critic of actor_critic", 0.0)
     solver: str = hyper("neumann", "of the hypergradient: neumann, cg or unrolled")
@@ -69,6 +79,7 @@ class BARFIHyperparameters(ReinforceHyperparameters):
     step: float | None = hyper(5e-4, "of the series; None: the best, by power_iterations", 0.0)
     power_iterations: int = hyper(0, "to check or estimate that step", 0)
     damping: float = hyper(0.0, "of the solver", 0.0)
+    max_norm: float | None = hyper(None, "of an unrolled step's direction, as the authors' 1", 0.0)
     outer_episodes: int = hyper(15, "old episodes of a run from which Delta is estimated", 1)
     auxiliary: str = hyper("reward", "or baseline: what r_aux is, subtracted from its return")
 
@@ -113,6 +124,15 @@ class BARFI(Reinforce):
             raise ValueError(f"solver={hp.solver!r}: expected neumann, cg or unrolled")
         if hp.auxiliary not in ("reward", "baseline"):
             raise ValueError(f"auxiliary={hp.auxiliary!r}: expected reward or baseline")
+        if hp.regulariser not in ("squared", "norm"):
+            raise ValueError(f"regulariser={hp.regulariser!r}: expected squared or norm")
+        if hp.scale not in ("reference", "true"):
+            raise ValueError(f"scale={hp.scale!r}: expected reference or true")
+        if hp.scale == "true" and hp.solver == "unrolled":
+            raise ValueError(
+                "scale='true': solver='unrolled' solves no equation that tells how short its "
+                "gradient is; take scale='reference'"
+            )
         if hp.inner not in ("reinforce", "actor_critic"):
             raise ValueError(f"inner={hp.inner!r}: expected reinforce or actor_critic")
         if hp.inner == "actor_critic":
@@ -153,6 +173,7 @@ class BARFI(Reinforce):
         )
         self._trail: tuple[Tensor, list[Episodes]] | None = None
         self._failures = torch.zeros(len(self.seeds), device=self.device)
+        self._warned = False
 
     @property
     def _gamma_learning_rate(self) -> float:
@@ -251,10 +272,13 @@ class BARFI(Reinforce):
         found = self.hypergradient(newest)
         phi, c = self.weights.phi, self.weights.c
         gamma = self.reward.discount(c.detach())
-        gradients = (
-            found.gradient[0] - 2.0 * self.hp.reward_penalty * phi.detach(),
-            found.gradient[1] - self.hp.gamma_penalty * gamma * (1.0 - gamma),
-        )
+        penalties = [
+            self._reward_slope(phi.detach()),
+            self.hp.gamma_penalty * gamma * (1.0 - gamma),
+        ]
+        if self.hp.scale == "true":
+            penalties = [found.solved.unsqueeze(-1) * penalties[0], found.solved * penalties[1]]
+        gradients = (found.gradient[0] - penalties[0], found.gradient[1] - penalties[1])
         finite = torch.isfinite(gradients[0]).all(-1) & torch.isfinite(gradients[1])
         self._count_failures(finite)
         moves = finite & self._learns
@@ -268,6 +292,29 @@ class BARFI(Reinforce):
             "outer_skipped": finite.logical_not().float().mean(),
             "gamma_phi": self.reward.discount(c.detach()).mean(),
         }
+
+    def _reward_slope(self, phi: Tensor) -> Tensor:
+        """The gradient of the penalty on phi, (R, P)."""
+        if self.hp.regulariser == "squared":
+            return 2.0 * self.hp.reward_penalty * phi
+        length = phi.norm(dim=-1, keepdim=True)
+        return self.hp.reward_penalty * phi / torch.where(length > 0, length, 1.0)
+
+    def _metrics(self, learned: dict[str, Tensor]) -> dict[str, float]:
+        """Read from the device, which is when a system that was left unsolved is seen."""
+        metrics = super()._metrics(learned)
+        hp, error = self.hp, metrics.get("train/outer_error", 0.0)
+        # A step that was given is the caller's: the authors' leaves nearly all of the system.
+        solves = hp.solver == "cg" or (hp.solver == "neumann" and hp.step is None)
+        if solves and not self._warned and not error <= _UNSOLVED:
+            self._warned = True
+            warnings.warn(
+                f"barfi: {hp.solver} leaves the hypergradient's linear system with a relative "
+                f"error of {error:.3g} (train/outer_error; warned of once): H is nearly singular "
+                "or the terms are too few; raise ent_coef, terms or damping",
+                stacklevel=2,
+            )
+        return metrics
 
     def hypergradient(self, newest: Episodes) -> Hypergradient:
         """dJ/dphi and dJ/dc where the learner stands, before penalties."""
@@ -312,7 +359,8 @@ class BARFI(Reinforce):
             torch.zeros_like(p).index_copy(0, self._learners, g)
             for p, g in zip(whole, found.gradient, strict=True)
         )
-        return found._replace(gradient=gradient)
+        solved = torch.ones_like(whole[1]).index_copy(0, self._learners, found.solved)
+        return found._replace(gradient=gradient, solved=solved)
 
     def _unrolled(self, outer_gradient: Any, outer: Parameters) -> Hypergradient:
         """Through the updates of the last round, with RMSprop's scale as it is now."""
@@ -330,9 +378,9 @@ class BARFI(Reinforce):
             functools.partial(self.direction, Episodes(*(x[rows] for x in batch)))
             for batch in batches
         ]
-        gradient = unrolled(steps, outer_gradient, start[rows], outer, rate)
-        nothing = torch.full((len(self.seeds),), torch.nan, device=self.device)
-        return Hypergradient(gradient, nothing, nothing, nothing)
+        gradient = unrolled(steps, outer_gradient, start[rows], outer, rate, self.hp.max_norm)
+        nothing = torch.full((len(rows),), torch.nan, device=self.device)
+        return Hypergradient(gradient, nothing, nothing, nothing, nothing)
 
     def _count_failures(self, finite: Tensor) -> None:
         """Stop where skipping does not help.

@@ -1,4 +1,4 @@
-"""Callbacks for ``learn``: evaluate while training, keep the best policy, film it, save."""
+"""Callbacks for ``learn``: evaluate, keep the best policy, film it, save, compare rewards."""
 
 from __future__ import annotations
 
@@ -138,3 +138,74 @@ class Saving:
             remove_previous(self.path)
             self._ours = True
         self._last = time.monotonic()
+
+
+class RewardDistance:
+    """Every ``every`` steps, how far the reward that is paid is from the objective.
+
+    Whatever the agent: of its environments the reward function is asked as it stands, a learned one
+    as it is by then. Adds ``distance/starc`` to the iteration's metrics, the STARC distance in
+    [0, 2]: 0 where both order all policies alike, 2 where one is the other's opposite. Where states
+    can be counted it is exact, and ``distance/regret`` is what optimising the reward can cost of
+    the objective, in [0, 1]; elsewhere it is sampled, the same states each time, with
+    ``distance/low`` and ``distance/high``, the ends of its 95 % interval. Training is not touched,
+    and no reward function sees the objective by it.
+
+    Args:
+        every: environment steps between two looks, at least 1.
+        canonical: the canonical reward, "val" or "none"; exactly also "minimal".
+        num_samples: states and actions of a sampled distance.
+        rollouts: of each of its estimates.
+        seed: of what is sampled.
+
+    Raises:
+        ValueError: for ``every`` below 1; and at the first look, for environments without
+            functional dynamics or without exactly one reward wrapper, and for a reward function
+            with memory.
+
+    Example:
+        >>> import gymnasium, rewardzoo
+        >>> from rewardzoo.agents.ppo import PPO
+        >>> from rewardzoo.rewards import Novelty, VectorRewardWrapper
+        >>> envs = gymnasium.make_vec("rewardzoo/GridWorld-v0", num_envs=4)
+        >>> distance = RewardDistance(every=64)
+        >>> _ = PPO(VectorRewardWrapper(envs, Novelty()), num_steps=8).learn(128, callback=distance)
+        >>> [step for step, _ in distance.history]
+        [64, 128]
+
+    Paper: Skalse et al. (2024), "STARC: a general framework for quantifying differences between
+    reward functions".
+    """
+
+    def __init__(
+        self,
+        every: int,
+        canonical: str = "val",
+        num_samples: int = 512,
+        rollouts: int = 4,
+        seed: int = 0,
+    ) -> None:
+        if not every >= 1:
+            raise ValueError(f"every={every}: expected an integer >= 1")
+        self.every, self.canonical = every, canonical
+        self.num_samples, self.rollouts, self.seed = num_samples, rollouts, seed
+        self.history: list[tuple[int, dict[str, float]]] = []
+        self._last = 0
+
+    def __call__(self, agent: Any, metrics: dict[str, float]) -> None:
+        """After an iteration."""
+        step = agent.num_timesteps
+        due = step // self.every > self._last // self.every
+        self._last = step
+        if due:
+            found = {f"distance/{k}": v for k, v in self.look(agent).items()}
+            metrics.update(found)
+            self.history.append((step, found))
+
+    def look(self, agent: Any) -> dict[str, float]:
+        """Now; see the class for the numbers."""
+        from .metrics.live import distance_to_objective
+
+        return distance_to_objective(
+            agent.envs, agent.gamma, self.canonical, self.num_samples, self.rollouts, self.seed
+        )

@@ -39,6 +39,7 @@ class Hypergradient(NamedTuple):
     distance: Tensor  # (...,) |Delta|: 0 at a fixed point, where alone the gradient is exact
     error: Tensor  # (...,) |H^T v + dJ/dtheta| / |dJ/dtheta|: 0 where the system is solved
     step: Tensor  # (...,) of the Neumann series, after any reduction
+    solved: Tensor  # (...,) |H^T v| / |dJ/dtheta|: 1 where the system is solved, less if v is short
 
 
 def hypergradient(
@@ -105,16 +106,18 @@ def hypergradient(
         if power_iterations:
             largest = _largest(transposed, target, power_iterations)
             stable = 0.9 / largest.clamp(min=torch.finfo(target.dtype).tiny)
-            wanted = rate if step is not None else torch.full_like(rate, torch.inf)
-            rate = torch.where(wanted * largest < 2.0, wanted, stable)
+            given = rate if step is not None else torch.full_like(rate, torch.inf)
+            rate = torch.where(given * largest < 2.0, given, stable)
             rate = torch.where(largest > 0, rate, 0.0)  # H is 0: nothing to invert
         v, remainder = _series(transposed, target, rate, terms)
     gradient = torch.autograd.grad(residual, phi, v, allow_unused=True)
+    wanted = _norm(target).clamp(min=torch.finfo(target.dtype).tiny)
     found = Hypergradient(
         tuple(torch.zeros_like(p) if g is None else g for p, g in zip(phi, gradient, strict=True)),
         _norm(residual.detach()).squeeze(-1),
-        (_norm(remainder) / _norm(target).clamp(min=torch.finfo(target.dtype).tiny)).squeeze(-1),
+        (_norm(remainder) / wanted).squeeze(-1),
         rate.squeeze(-1),
+        (_norm(remainder - target) / wanted).squeeze(-1),
     )
     if tolerance is not None:
         _warn(found, tolerance)
@@ -164,7 +167,7 @@ def _pull(output: Tensor, x: Tensor, cotangent: Tensor, create_graph: bool = Fal
 def _series(
     transposed: Callable[[Tensor], Tensor], target: Tensor, rate: Tensor, terms: int
 ) -> tuple[Tensor, Tensor]:
-    """The truncated Neumann series, and what it leaves of the equation: its next term."""
+    """The truncated Neumann series, and ``H^T v + target``, what it leaves: its next term."""
     term = target
     total = torch.zeros_like(target)
     for _ in range(terms + 1):
@@ -181,7 +184,7 @@ def _normal_equations(
     steps: int,
     damping: float,
 ) -> tuple[Tensor, Tensor]:
-    """Conjugate gradients on ``H H^T v = -H target``, and what they leave of ``H^T v = -target``.
+    """Conjugate gradients on ``H H^T v = -H target``, and what they leave, ``H^T v + target``.
 
     Plain conjugate gradients would need a symmetric H.
     """
@@ -209,7 +212,7 @@ def _normal_equations(
         new = _dot(down, down)
         direction = down + new / size.clamp(min=tiny) * direction
         size = new
-    return v, left
+    return v, -left
 
 
 def _largest(transposed: Callable[[Tensor], Tensor], like: Tensor, iterations: int) -> Tensor:

@@ -217,11 +217,13 @@ def continuity(
 def curves(model: Model, rng: np.random.Generator, tries: int = 2000) -> Evidence:
     """No function of a discounted return ranks by q for all p > 0 alike, on LeaveOrStay.
 
-    For each q the return J(p, q), p > 0, would have to stay in a set of its own. But all these
-    curves start from the same J(0): of three that leave it two leave to the same side, and overlap.
-    Near 0 a curve moves as (c0 + c1 q) p, which vanishes for one q at most, or else J does not
-    depend on q at all. The number is the least overlap over random rewards, as a share of J's
-    range.
+    For each q the return J(p, q), p > 0, would have to stay in a set of its own. But the visits
+    x(p, q) are a segment from one point x(0), the same for all q, to x(1, q), gone along
+    continuously with p; and these ends lie on a line, in the order of q. So, whatever the reward,
+    J(., q) covers all between J(0) and J(0) + c0 + c1 q. That is one and the same for all q if c1
+    is 0; if not, it leaves J(0) for all q but one at most, and of three that leave two leave to the
+    same side, and overlap. Both facts are about visits, hence about all rewards, and are checked.
+    Random rewards are tried besides: the number is their least overlap, as a share of J's range.
     """
     p, q = np.linspace(0.0, 1.0, 101), (0.25, 0.5, 0.75, 1.0)
     policies = grid(model, coins(*p), coins(*q))
@@ -234,7 +236,29 @@ def curves(model: Model, rng: np.random.Generator, tries: int = 2000) -> Evidenc
     share = np.maximum(up, down) / np.maximum(np.ptp(returns, (0, 1)), 1e-12)
     constant = np.ptp(returns, (0, 1)) < 1e-9
     least = float(np.where(constant, 1.0, share).min())
-    return Evidence("curves", least > 0, least, f"least overlap over {returns.shape[2]} rewards")
+    off = bent(visits, p, np.array(q))
+    words = (
+        f"least overlap over {returns.shape[2]} random rewards; of all others proved by visits "
+        f"that go straight from one point to ends on a line, within {off:.0e}"
+    )
+    return Evidence("curves", least > 0 and off < 1e-10, least, words)
+
+
+def bent(visits: np.ndarray, p: np.ndarray, q: np.ndarray) -> float:
+    """How far visits (P, Q, K) are from segments that begin in one point and end on a line.
+
+    Args:
+        visits: of the policies (p, q) on LeaveOrStay.
+        p: (P,) chances of leaving, the first 0 and the last 1.
+        q: (Q,), increasing.
+    """
+    start = visits[0, 0]
+    along = p / (1.0 - GAMMA * (1.0 - p))  # of the way, from 0 to 1
+    ends = visits[-1] - start
+    straight = np.abs(visits - start - along[:, None, None] * ends).max()
+    place = (q - q[0]) / (q[-1] - q[0])
+    in_line = np.abs(ends - ends[0] - place[:, None] * (ends[-1] - ends[0])).max()
+    return float(max(straight, in_line))
 
 
 def lottery(model: Model, policies: np.ndarray, value: np.ndarray) -> Evidence:

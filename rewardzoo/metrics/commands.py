@@ -17,9 +17,10 @@ from ..settings import parse_settings
 from .comparison import LETTERS, Comparison
 
 _RECORDED = 64  # rows of a recording
+_DEFAULT = ("val", "l2", "l2")
 _PICTURES = (".svg", ".png", ".pdf")
 _SAID = {
-    "starc": "STARC distance (VAL, L2): 0 the same order of policies, 2 the opposite",
+    "starc": "STARC distance ({}): 0 the same order of policies, {}",
     "epic": "EPIC distance: looks at impossible transitions too",
     "dard": "DARD distance: looks at some impossible transitions",
     "regret": "worst-case regret: row meant, column optimised; 1 is the whole range of returns",
@@ -34,6 +35,32 @@ class Method(str, Enum):
     sampled = "sampled"
 
 
+class Canonical(str, Enum):
+    """The canonical reward."""
+
+    val = "val"
+    minimal = "minimal"
+    none = "none"
+    dard = "dard"
+
+
+class Norm(str, Enum):
+    """By which canonical rewards are made one long."""
+
+    l1 = "l1"
+    l2 = "l2"
+    linf = "linf"
+    range = "range"
+
+
+class Metric(str, Enum):
+    """Of the distance itself."""
+
+    l1 = "l1"
+    l2 = "l2"
+    linf = "linf"
+
+
 def compare_rewards(
     rewards: Annotated[list[str], typer.Argument(help="Reward expressions, two or more.")],
     env: Annotated[str, typer.Option(help="Environment id.")],
@@ -44,6 +71,11 @@ def compare_rewards(
     samples: Annotated[int, typer.Option(help="States and actions sampled.", min=2)] = 512,
     rollouts: Annotated[int, typer.Option(help="Of each estimate.", min=1)] = 4,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    canonical: Annotated[
+        Canonical, typer.Option(help="Of STARC; minimal is exact only, dard sampled only.")
+    ] = Canonical.val,
+    norm: Annotated[Norm, typer.Option(help="Of STARC; sampled it is l2.")] = Norm.l2,
+    metric: Annotated[Metric, typer.Option(help="Of STARC; sampled it is l2.")] = Metric.l2,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="The environment's parameter, name=value; repeatable."),
@@ -53,9 +85,10 @@ def compare_rewards(
 ) -> None:
     """Print the distances between reward functions, and draw them.
 
-    Exact STARC, EPIC and DARD distances and worst-case regrets where the environment is enumerable;
-    elsewhere STARC distances from samples, with 95 % intervals. On a simulator, which cannot go on
-    from a state twice, EPIC distances from random steps instead.
+    Exact STARC, EPIC and DARD distances, worst-case regrets and what STARC distances say of these
+    where the environment is enumerable; elsewhere STARC distances from samples, with 95 %
+    intervals. On a simulator, which cannot go on from a state twice, EPIC distances from random
+    steps instead.
 
     Example: rewardzoo compare-rewards objective "objective + 0.1*novelty()" --env
     rewardzoo/GridWorld-v0 --out distances.svg
@@ -68,7 +101,9 @@ def compare_rewards(
         raise ValueError(f"--out {out}: expected a name that ends in {', '.join(_PICTURES)}")
     if not 0.0 <= gamma < 1.0:
         raise ValueError(f"--gamma {gamma}: expected a number in [0, 1), the agent's discount")
-    found = compare(env, rewards, gamma, method, samples, rollouts, seed, setting or [])
+    found = compare(
+        env, rewards, gamma, method, samples, rollouts, seed, setting or [], canonical, norm, metric
+    )
     if out is not None:
         from .comparison import draw
 
@@ -91,6 +126,9 @@ def compare(
     rollouts: int = 4,
     seed: int = 0,
     settings: Sequence[str] = (),
+    canonical: Canonical = Canonical.val,
+    norm: Norm = Norm.l2,
+    metric: Metric = Metric.l2,
 ) -> Comparison:
     """What the command prints; see its arguments.
 
@@ -109,7 +147,13 @@ def compare(
     made = [make_reward(text) for text in rewards]
     given = parse_settings(settings)
     kwargs = {**gymnasium.spec(env).kwargs, **given}
+    how = canonical.value, norm.value, metric.value
     if "dynamics" not in kwargs:
+        if how != _DEFAULT:
+            raise ValueError(
+                f"--canonical {how[0]} --norm {how[1]} --metric {how[2]}: not on {env}, which has "
+                "EPIC distances only; leave them out"
+            )
         if method is Method.exact:
             raise ValueError(
                 f"--method exact: not on {env}, which is no functional environment; "
@@ -125,15 +169,31 @@ def compare(
     if method is Method.exact and reason:
         raise ValueError(f"--method exact: not on {env}: {reason}; use --method sampled")
     if method is Method.exact or (method is Method.auto and not reason):
-        return compare_exactly(func, made, rewards, gamma)
-    return compare_by_samples(func, made, rewards, gamma, samples, rollouts, seed)
+        if canonical is Canonical.dard:
+            raise ValueError(
+                "--canonical dard: exact DARD distances are printed beside STARC's; leave it out, "
+                "or use --method sampled"
+            )
+        return compare_exactly(func, made, rewards, gamma, *how)
+    if canonical is Canonical.minimal or how[1:] != _DEFAULT[1:]:
+        raise ValueError(
+            f"--canonical {how[0]} --norm {how[1]} --metric {how[2]}: samples give val, none or "
+            "dard, in l2 (noise biases the others); leave them out, or use --method exact on an "
+            "environment whose states can be counted"
+        )
+    return compare_by_samples(
+        func, made, rewards, gamma, samples, rollouts, seed, canonical=canonical.value
+    )
 
 
 def _print(found: Comparison, console: Console) -> None:
     """A table a measure; rewards by letters, which stand for them below."""
     letters = LETTERS[: len(found.labels)]
     for name, values in found.matrices.items():
-        console.print(_SAID[name], highlight=False)
+        canonical, *lengths = found.how
+        kind = ", ".join((canonical, *dict.fromkeys(lengths))).upper()
+        most = "2 the opposite" if len(set(lengths)) == 1 else "of no fixed greatest value"
+        console.print(_SAID[name].format(kind, most), highlight=False)
         table = Table(box=None, padding=(0, 1))
         table.add_column("")
         for letter in letters:
@@ -144,6 +204,11 @@ def _print(found: Comparison, console: Console) -> None:
         console.print()
     for letter, label in zip(letters, found.labels, strict=True):
         console.print(f"{letter}  {label}", markup=False, highlight=False, soft_wrap=True)
+    if found.bounds is not None:
+        low, high = (f"{bound:.3g}" for bound in found.bounds)
+        console.print(
+            f"bounds: for all rewards {low} STARC <= regret <= {high} STARC", highlight=False
+        )
     way = "exact" if found.exact else "sampled, with 95 % intervals"
     console.print(f"{way}; {found.n:,} states and actions; discount {found.gamma:g}")
     for note in found.notes:
@@ -159,12 +224,12 @@ def _cell(found: Comparison, values: Any, i: int, j: int) -> str:
 
 
 def _plain(found: Comparison, env: str, seed: int) -> dict[str, Any]:
-    """For JSON: nan becomes null."""
+    """For JSON: nan and infinity become null."""
 
     def numbers(x: Any) -> Any:
         if x is None:
             return None
-        return [numbers(v) for v in x] if np.ndim(x) else (None if np.isnan(x) else float(x))
+        return [numbers(v) for v in x] if np.ndim(x) else (float(x) if np.isfinite(x) else None)
 
     return {
         "env": env,
@@ -174,6 +239,8 @@ def _plain(found: Comparison, env: str, seed: int) -> dict[str, Any]:
         "n": found.n,
         **({} if found.exact else {"seed": seed}),
         **{name: numbers(values) for name, values in found.matrices.items()},
+        **({"starc_is": list(found.how)} if "starc" in found.matrices else {}),
+        **({"bounds": numbers(found.bounds)} if found.exact else {}),
         **{k: numbers(getattr(found, k)) for k in ("low", "high", "noise") if not found.exact},
         "notes": found.notes,
     }

@@ -1,14 +1,15 @@
 """Compare reward functions on an environment: exactly where it is enumerable, else from samples.
 
 Exact are STARC (Skalse et al. 2024), EPIC (Gleave et al. 2021), DARD (Wulfe et al. 2022) and the
-worst-case regret of optimising one reward for another. Sampled is, with intervals, STARC where
-states can be gone on from again, and EPIC on a simulator that can only be reset and stepped.
+worst-case regret of optimising one reward for another, with what STARC distances say of it.
+Sampled are, with intervals, STARC or DARD where states can be gone on from again, and EPIC on a
+simulator that can only be reset and stepped.
 """
 
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from ..base_policy import BasePolicy
 from ..functional import FuncEnv
 from ..random import Rng
 from ..rewards.base import RewardFunction, Spaces, pay
@@ -26,16 +28,21 @@ from ..transition import Transition
 from .epic import dard_distance, epic_distance
 from .planning import Array, check_model, expected
 from .recorded import record, recorded_distances
-from .regret import worst_case_regret
+from .regret import regret_constants, worst_case_regret
 from .sampled import SampledDistances, sampled_distances
+from .sampled_dard import sampled_dard_distances
 from .starc import starc_distance
 
 LETTERS = string.ascii_uppercase
 """What rewards are called in tables and pictures."""
 
+EXACT_CANONICAL = ("val", "minimal", "none")
+"""Of an exact STARC distance."""
+
 _CELLS = 4_000_000  # transitions of which tables of each reward are kept
 _ROWS = 1_000_000  # transitions asked about at once
 _STEPS = 256  # of each row of a recording, at least
+_BOUNDED = 512  # states and actions up to which the bounds on the regret take no more than seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,15 +51,17 @@ class Comparison:
 
     Args:
         labels: of the rewards, K.
-        matrices: (K, K) by the name of the measure: "starc", in [0, 2]; exactly also "epic" and
-            "dard", in [0, 1], and "regret", in [0, 1]: row i is what is meant, column j what is
-            optimised. Of a simulator "epic" alone.
+        matrices: (K, K) by the name of the measure: "starc", in [0, 2] where its norm and its
+            metric are the same; exactly also "epic" and "dard", in [0, 1], and "regret", in [0, 1]:
+            row i is what is meant, column j what is optimised. Sampled there is one of them.
         gamma: discount.
         low: lower ends of the intervals of what is sampled, (K, K); None where it is exact.
         high: upper ends.
         noise: (K,), see ``SampledDistances``; None where exact.
         n: states and actions compared.
         notes: what was left out, and why.
+        how: canonicalisation, norm and metric of "starc".
+        bounds: L and U with ``L starc <= regret <= U starc`` for all rewards; None where unknown.
     """
 
     labels: list[str]
@@ -63,11 +72,20 @@ class Comparison:
     high: Array | None = None
     noise: Array | None = None
     notes: list[str] = field(default_factory=list)
+    how: tuple[str, str, str] = ("val", "l2", "l2")
+    bounds: tuple[float, float] | None = None
 
     @property
     def exact(self) -> bool:
         """Whether nothing was sampled."""
         return self.low is None
+
+    def top(self, name: str) -> float:
+        """The most that a measure can be; where nothing bounds it, the most that it is."""
+        if name != "starc":
+            return 1.0
+        _, norm, metric = self.how
+        return 2.0 if norm == metric else float(self.matrices[name].max())
 
 
 def enumerable(func: FuncEnv) -> str:
@@ -90,7 +108,13 @@ def enumerable(func: FuncEnv) -> str:
 
 
 def compare_exactly(
-    func: FuncEnv, rewards: Sequence[RewardFunction], labels: Sequence[str], gamma: float
+    func: FuncEnv,
+    rewards: Sequence[RewardFunction],
+    labels: Sequence[str],
+    gamma: float,
+    canonical: str = "val",
+    norm: str = "l2",
+    metric: str = "l2",
 ) -> Comparison:
     """Exact distances and regrets; see ``enumerable``.
 
@@ -99,13 +123,22 @@ def compare_exactly(
         rewards: K reward functions without memory.
         labels: their names.
         gamma: discount in [0, 1).
+        canonical: of the STARC distance: "val", "minimal" or "none".
+        norm: "l1", "l2", "linf" or "range".
+        metric: "l1", "l2" or "linf".
 
     Raises:
-        ValueError: for an environment that is not enumerable, or a reward function with memory.
+        ValueError: for an environment that is not enumerable, a reward function with memory, or an
+            unknown name.
     """
     if reason := enumerable(func):
         raise ValueError(f"env: no exact distances on {type(func).__name__}: {reason}; sample")
     _check_markov(rewards)
+    if canonical not in EXACT_CANONICAL:
+        raise ValueError(
+            f"canonical={canonical!r}: expected one of {', '.join(EXACT_CANONICAL)} (EPIC and DARD "
+            "distances are there beside the STARC distance)"
+        )
     moves, _, initial = func.transition_matrix()  # type: ignore[attr-defined]
     check_model(moves, gamma)
     states, actions = moves.shape[:2]
@@ -116,7 +149,9 @@ def compare_exactly(
         means.append(expected(table, moves) if whole else table)
         tables.append(table)
     r = np.stack(means)
-    pairs = {"starc": starc_distance(r[:, None], r[None], moves, gamma)}
+    pairs = {
+        "starc": starc_distance(r[:, None], r[None], moves, gamma, canonical, norm, metric, initial)
+    }
     notes = []
     if whole:
         full = np.stack(tables)
@@ -132,7 +167,30 @@ def compare_exactly(
             f"no EPIC and DARD: they look at all {moves.size:,} transitions, possible or not"
         )
     pairs["regret"] = _pairwise(lambda a, b: worst_case_regret(a, b, moves, initial, gamma), r)
-    return Comparison(list(labels), pairs, gamma, states * actions, notes=notes)
+    bounds = None
+    if canonical == "none" or (norm, metric) != ("l2", "l2"):
+        notes.append("no bounds on the regret: they are known for val and minimal, both in L2")
+    elif states * actions > _BOUNDED:
+        notes.append(f"no bounds on the regret: more than {_BOUNDED} states and actions")
+    else:
+        low, high = (float(x) for x in regret_constants(moves, initial, gamma, canonical))
+        if low > 0.0 or high < np.inf:
+            bounds = low, high
+        else:
+            notes.append(
+                "no bounds on the regret: the uniform policy never comes to some of the states, "
+                "and others can be avoided for ever"
+            )
+    return Comparison(
+        list(labels), pairs, gamma, states * actions, notes=notes,
+        how=(canonical, norm, metric), bounds=bounds,
+    )  # fmt: skip
+
+
+def expected_rewards(func: FuncEnv, rewards: Sequence[RewardFunction], gamma: float) -> Array:
+    """What reward functions pay in expectation, (K, S, A), on an enumerable environment."""
+    moves = func.transition_matrix()[0]  # type: ignore[attr-defined]
+    return np.stack([_table(func, fn, moves, gamma, whole=False) for fn in rewards])
 
 
 def compare_by_samples(
@@ -143,11 +201,25 @@ def compare_by_samples(
     num_samples: int = 512,
     rollouts: int = 4,
     seed: int = 0,
+    canonical: str = "val",
+    policy: BasePolicy | None = None,
+    share: float = 0.5,
 ) -> Comparison:
-    """STARC distances with 95 % intervals; see ``sampled_distances``."""
+    """STARC or DARD distances with 95 % intervals.
+
+    See ``sampled_distances`` and ``sampled_dard_distances``.
+    """
     _check_markov(rewards)
-    found = sampled_distances(func, rewards, gamma, num_samples, rollouts, seed=seed)
-    return _estimated("starc", found, labels, gamma, [])
+    if canonical == "dard":
+        found = sampled_dard_distances(
+            func, rewards, gamma, num_samples, rollouts, seed, policy=policy, share=share
+        )
+        return _estimated("dard", found, labels, gamma, [])
+    found = sampled_distances(
+        func, rewards, gamma, num_samples, rollouts, seed=seed, canonical=canonical, policy=policy,
+        share=share,
+    )  # fmt: skip
+    return _estimated("starc", found, labels, gamma, [], canonical)
 
 
 def compare_by_recording(
@@ -158,14 +230,16 @@ def compare_by_recording(
     num_samples: int = 512,
     draws: int = 4,
     seed: int = 0,
+    policy: Callable[[Any], Any] | None = None,
 ) -> Comparison:
-    """EPIC distances with 95 % intervals over what random actions visit; see ``recorded``."""
+    """EPIC distances with 95 % intervals over what a policy visits; see ``record``."""
     _check_markov(rewards)
-    recording = record(envs, max(_STEPS, -(-num_samples // envs.num_envs)), seed=seed)
+    recording = record(envs, max(_STEPS, -(-num_samples // envs.num_envs)), policy, seed)
     found = recorded_distances(recording, rewards, gamma, num_samples, draws, seed)
+    visit = "random actions visit" if policy is None else "the policy visits"
     notes = [
         "no STARC: the simulator cannot go on from a state twice; EPIC looks at impossible "
-        f"transitions too, between states that random actions visit in {len(recording.row):,} steps"
+        f"transitions too, between states that {visit} in {len(recording.row):,} steps"
     ]
     if recording.terminated.any():
         notes.append(
@@ -176,7 +250,12 @@ def compare_by_recording(
 
 
 def _estimated(
-    name: str, found: SampledDistances, labels: Sequence[str], gamma: float, notes: list[str]
+    name: str,
+    found: SampledDistances,
+    labels: Sequence[str],
+    gamma: float,
+    notes: list[str],
+    canonical: str = "val",
 ) -> Comparison:
     unknown = [
         f"{label}: noise swamps it (or all policies are equal under it), so that its distances are "
@@ -186,7 +265,7 @@ def _estimated(
     ]
     return Comparison(
         list(labels), {name: found.distance}, gamma, found.n, found.low, found.high, found.noise,
-        notes + unknown,
+        notes + unknown, (canonical, "l2", "l2"),
     )  # fmt: skip
 
 
@@ -202,7 +281,7 @@ def draw(comparison: Comparison, path: str | Path) -> None:
     figure = Figure(figsize=(side * len(names) + 1.0, side + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     for ax, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-        values, top = comparison.matrices[name], 2.0 if name == "starc" else 1.0
+        values, top = comparison.matrices[name], comparison.top(name)
         ax.imshow(values, cmap="viridis", vmin=0.0, vmax=top)
         for i, j in np.ndindex(k, k):
             text = "?" if np.isnan(values[i, j]) else f"{values[i, j]:.2f}"

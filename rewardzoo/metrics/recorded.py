@@ -171,11 +171,19 @@ def canonical_rewards(
     ]
     estimates = torch.cat([estimate for estimate, _ in parts])
     largest = torch.stack([size for _, size in parts]).amax(0)
-    # What rounding leaves of a reward that is nothing but shaping has no direction.
-    moves = (estimates - estimates.mean((0, 1))).abs().amax((0, 1))
-    estimates[..., moves <= 1e-5 * largest] = 0.0
-    first, second = estimates.numpy().swapaxes(0, 1)
+    first, second = without_rounding(estimates, largest).numpy().swapaxes(0, 1)
     return first, second, recording.row[chosen].numpy()
+
+
+def without_rounding(estimates: Tensor, largest: Tensor) -> Tensor:
+    """(N, 2, K): 0 for a reward that is nothing but shaping: what rounding leaves has no direction.
+
+    Args:
+        estimates: (N, 2, K) of canonical rewards.
+        largest: (K,), of the rewards that they were made of.
+    """
+    moves = (estimates - estimates.mean((0, 1))).abs().amax((0, 1))
+    return torch.where(moves <= 1e-5 * largest, 0.0, estimates)
 
 
 def distances_from_canonical(

@@ -1,4 +1,4 @@
-"""STARC distances (VAL, L2) from samples, with confidence intervals, on any functional environment.
+"""STARC distances (L2) from samples, with confidence intervals, on any functional environment.
 
 Exact tables need the transition probabilities. Here a state is branched: the dynamics are pure
 functions, so any state can be gone on from many times. An estimate of the canonical reward at a
@@ -6,6 +6,9 @@ state and action is the return of a rollout that begins with the action less tha
 with the policy's own: an unbiased advantage. Its noise would lengthen every canonical reward and so
 push equal rewards apart, but two independent estimates of the same advantage have the product of
 the means as the mean of their product: lengths and angles are taken from such products alone.
+That is why the norm is L2 and the canonical reward VAL, or the expected reward as it is: the noise
+of an estimate does not cancel in absolute values or maxima (L1, Linf), and a difference of returns
+over all policies, or the least of all shapings (MIN), is planned or solved for, not sampled.
 The intervals know only what was sampled: where a few states that are rarely visited carry most of a
 reward, they are too narrow.
 """
@@ -13,7 +16,7 @@ reward, they are too narrow.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -23,13 +26,18 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from ..base_policy import BasePolicy, base_actions
 from ..functional import FuncEnv
 from ..random import Rng
 from ..rewards.base import RewardFunction, Spaces
 from ..transition import Transition, select
 from .planning import Array
 
+SAMPLED_CANONICAL = ("val", "none")
+"""The canonical rewards of STARC distances that have unbiased estimates; see ``canonical.py``."""
+
 _POLICY_STREAM = 5  # environments draw from stream 0
+_COVERAGE_STREAM = 6  # of a policy whose states are covered too
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +68,7 @@ def distances_from_advantages(
     """Distances, with intervals by the delta method over the sampled states and actions.
 
     Args:
-        first: (N, K) estimates of the advantages of K rewards at N states and actions.
+        first: (N, K) estimates of the canonical rewards of K rewards at N states and actions.
         second: (N, K), independent ones at the same states and actions.
         confidence: of the intervals.
     """
@@ -92,11 +100,15 @@ def sampled_distances(
     horizon: int | None = None,
     seed: int = 0,
     confidence: float = 0.95,
+    canonical: str = "val",
+    policy: BasePolicy | None = None,
+    share: float = 0.5,
 ) -> SampledDistances:
     """Estimated STARC distances between reward functions on an environment's dynamics.
 
-    Covered are the states that the uniform policy visits, discounted, and uniform actions; the
-    canonical reward is the uniform policy's advantage.
+    Covered are the states that the uniform policy visits, discounted, and, for a share of them,
+    those that another policy visits; actions are uniform in all of them. The canonical reward is
+    the uniform policy's advantage, whatever is covered.
 
     Args:
         func: the dynamics.
@@ -107,18 +119,24 @@ def sampled_distances(
         horizon: steps of a rollout; default: until ``gamma ** horizon`` is .001.
         seed: of everything.
         confidence: of the intervals.
+        canonical: "val", or "none", the expected reward as it is.
+        policy: whose states are covered too, as an expert's; see ``rewardzoo.base_policy``.
+        share: of the states that are the policy's, in [0, 1].
 
     Raises:
-        ValueError: for a reward function with memory, which cannot be asked about a state alone.
+        ValueError: for a reward function with memory, which cannot be asked about a state alone,
+            and for another canonical reward.
     """
     if not 0.0 <= gamma < 1.0:
         raise ValueError(f"gamma={gamma}: expected a number in [0, 1)")
-    first, second = sampled_advantages(func, rewards, gamma, num_samples, rollouts, horizon, seed)
+    first, second = canonical_samples(
+        func, rewards, gamma, num_samples, rollouts, horizon, seed, canonical, policy, share
+    )
     return distances_from_advantages(first, second, confidence)
 
 
 @torch.no_grad()
-def sampled_advantages(
+def canonical_samples(
     func: FuncEnv,
     rewards: Sequence[RewardFunction],
     gamma: float,
@@ -126,39 +144,93 @@ def sampled_advantages(
     rollouts: int = 4,
     horizon: int | None = None,
     seed: int = 0,
+    canonical: str = "val",
+    policy: BasePolicy | None = None,
+    share: float = 0.5,
 ) -> tuple[Array, Array]:
-    """Two independent unbiased estimates (N, K) of the advantages; see ``sampled_distances``."""
+    """Two independent unbiased estimates (N, K) of canonical rewards; see ``sampled_distances``."""
+    if canonical not in SAMPLED_CANONICAL:
+        raise ValueError(
+            f"canonical={canonical!r}: expected one of {', '.join(SAMPLED_CANONICAL)}, which alone "
+            "have unbiased estimates"
+        )
     for fn in rewards:
         if not fn.markov:
             raise ValueError(f"reward function {fn.name}: has memory, so states cannot be branched")
-    steps = horizon or (1 if gamma == 0.0 else max(1, math.ceil(math.log(1e-3) / math.log(gamma))))
+    steps = horizon or reach(gamma)
     seeds = torch.arange(num_samples, device=func.device) + seed * 1_000_003
-    state, action = _covered(func, gamma, seeds, steps)
+    state, action = covered(func, gamma, seeds, steps, policy, share)
     copies = 2 * rollouts
     rows = torch.arange(num_samples, device=func.device).repeat_interleave(copies)
     state = take(state, rows)
     fixed = action[rows]
-    sums = [
-        _rollout(func, rewards, gamma, state, begin, rows, seed, steps) for begin in (fixed, None)
-    ]
-    advantage = (sums[0] - sums[1]).reshape(num_samples, 2, rollouts, len(rewards)).mean(2)
-    return advantage[:, 0].double().cpu().numpy(), advantage[:, 1].double().cpu().numpy()
+    if canonical == "none":
+        sums = _rollout(func, rewards, gamma, state, fixed, rows, seed, 1)
+    else:
+        first, own = (
+            _rollout(func, rewards, gamma, state, begin, rows, seed, steps)
+            for begin in (fixed, None)
+        )
+        sums = first - own
+    found = sums.reshape(num_samples, 2, rollouts, len(rewards)).mean(2)
+    return found[:, 0].double().cpu().numpy(), found[:, 1].double().cpu().numpy()
 
 
-def _covered(func: FuncEnv, gamma: float, seeds: Tensor, steps: int) -> tuple[Any, Tensor]:
-    """States where the uniform policy is at a geometric time, or before the end; and actions."""
+def reach(gamma: float) -> int:
+    """Steps after which the discount's power is .001."""
+    return 1 if gamma == 0.0 else max(1, math.ceil(math.log(1e-3) / math.log(gamma)))
+
+
+def covered(
+    func: FuncEnv,
+    gamma: float,
+    seeds: Tensor,
+    steps: int,
+    policy: BasePolicy | None = None,
+    share: float = 0.5,
+) -> tuple[Any, Tensor]:
+    """States where a policy is at a geometric time, or before the end; and uniform actions.
+
+    The policy is the uniform one, and in the first ``share`` of the rows ``policy`` if it is given.
+    What it draws is by the seeds; with torch's generator, by the first of them.
+    """
+    if policy is None:
+        return _visited(func, gamma, seeds, steps, lambda state, t, own: own)
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"share={share}: expected a number in [0, 1]")
+    theirs = torch.arange(len(seeds), device=seeds.device) < round(share * len(seeds))
+
+    def act(state: Any, t: int, own: Tensor) -> Tensor:
+        rng = Rng(seeds, torch.zeros_like(seeds), t, _COVERAGE_STREAM)
+        chosen = base_actions(policy, func.observation(state, rng), func.action_space, rng)
+        return torch.where(theirs.reshape(-1, *(1,) * (own.ndim - 1)), chosen.to(own.dtype), own)
+
+    with torch.random.fork_rng([func.device] if func.device.type == "cuda" else []):
+        torch.manual_seed(int(seeds[0]))
+        return _visited(func, gamma, seeds, steps, act)
+
+
+def _visited(
+    func: FuncEnv,
+    gamma: float,
+    seeds: Tensor,
+    steps: int,
+    act: Callable[[Any, int, Tensor], Tensor],
+) -> tuple[Any, Tensor]:
+    """``covered``, by what is done in a state before step t, given the uniform policy's action."""
     zero = torch.zeros_like(seeds)
     draw = Rng(seeds, zero, 0, _POLICY_STREAM)
     last = torch.log1p(-draw.uniform()) / math.log(gamma) if gamma > 0.0 else draw.uniform() * 0.0
     state = func.initial(Rng(seeds, zero, 0))
     for t in range(1, steps + 1):
-        action = _uniform(func.action_space, Rng(seeds, zero, t, _POLICY_STREAM))
+        action = uniform(func.action_space, Rng(seeds, zero, t, _POLICY_STREAM))
+        action = act(state, t, action)
         rng = Rng(seeds, zero, t)
         following = func.transition(state, action, rng)
         going = (t <= last) & func.terminal(following, rng).logical_not()
         last = torch.where(going, last, 0.0)
         state = select(going, following, state)
-    return state, _uniform(func.action_space, Rng(seeds, zero, steps + 1, _POLICY_STREAM))
+    return state, uniform(func.action_space, Rng(seeds, zero, steps + 1, _POLICY_STREAM))
 
 
 def _rollout(
@@ -182,7 +254,7 @@ def _rollout(
     alive = torch.ones_like(rows, dtype=torch.bool)
     obs = func.observation(state, Rng(seeds, episode, 0))
     for t in range(1, steps + 1):
-        own = _uniform(func.action_space, Rng(seeds, episode, t, _POLICY_STREAM))
+        own = uniform(func.action_space, Rng(seeds, episode, t, _POLICY_STREAM))
         act = own if action is None or t > 1 else action
         rng = Rng(seeds, episode, t)
         following = func.transition(state, act, rng)
@@ -198,7 +270,7 @@ def _rollout(
     return total
 
 
-def _uniform(space: spaces.Space[Any], rng: Rng) -> Tensor:
+def uniform(space: spaces.Space[Any], rng: Rng) -> Tensor:
     """Uniform actions, one a row."""
     if isinstance(space, spaces.Discrete):
         return rng.integers(0, int(space.n)) + int(space.start)

@@ -83,7 +83,9 @@ class RewardMachine(Tracking):
 
     Its state is what makes the reward Markov again: ``AppendRewardState`` puts it into the
     observation. When the machine is in a terminal state the task is over and pays 0; the
-    environment goes on.
+    environment goes on, or, with ``terminate=True``, its episode ends there: for that put
+    ``TerminateTask`` or ``VectorTerminateTask`` of ``rewardzoo.rewards.terminate`` around the
+    wrapper that pays it.
 
     Args:
         machine: a ``Machine``, its text, or the path of a file that holds it.
@@ -93,6 +95,7 @@ class RewardMachine(Tracking):
         shaping: None, or the agent's discount (or "agent"): adds shaping by the value of the
             machine's state, found as if every label could be had in one step. It leaves the optimal
             policies as they are.
+        terminate: the end of the task ends the episode. An environment that goes on is refused.
 
     Example:
         >>> fn = RewardMachine("0\n[1]\n(0, 1, 'goal', 1)", {"goal": [3]})
@@ -104,13 +107,18 @@ class RewardMachine(Tracking):
     """
 
     def __init__(
-        self, machine: Machine | str, labels: Labels, shaping: float | str | None = None
+        self,
+        machine: Machine | str,
+        labels: Labels,
+        shaping: float | str | None = None,
+        terminate: bool = False,
     ) -> None:
         self.machine = machine if isinstance(machine, Machine) else Machine.read(machine)
         found = self.machine
         super().__init__(found.propositions, found.table, found.initial, labels)
         self.reward = torch.tensor(found.reward, dtype=torch.float32)
         self.gamma = None if shaping is None else discount(shaping)
+        self.terminate = terminate
         self._value: Tensor | None = None
 
     def bind(self, num_envs: int, device: torch.device, spaces: Spaces) -> None:
@@ -127,6 +135,8 @@ class RewardMachine(Tracking):
     def __call__(self, t: Transition) -> Tensor:
         """The reward on the edge that the step follows, and the shaping if there is one."""
         label = self.label(t)
+        if self.terminate and self.state.device.type == "cpu":  # looking at others would stall
+            self._refuse_to_go_on(t)
         before, after = self.move(t, label)
         paid = self.reward[before, label]
         if self.gamma is None:
@@ -148,8 +158,25 @@ class RewardMachine(Tracking):
         label = self.label(t).unsqueeze(1)
         before = torch.arange(len(self.table), device=label.device).expand(len(label), -1)
         after = self.table[before, label]
-        over = torch.as_tensor(self.machine.terminal, device=label.device)[after]
-        return before, after, self.reward[before, label], over
+        return before, after, self.reward[before, label], self._ends()[after]
+
+    def over(self) -> Tensor:
+        """(N,) bool, whether the task is over."""
+        return self._ends()[self.state]
+
+    def _ends(self) -> Tensor:
+        """(U,) bool; no state of the function, so it is not saved."""
+        return torch.as_tensor(self.machine.terminal, device=self.state.device)
+
+    def _refuse_to_go_on(self, t: Transition) -> None:
+        """Raise if a row steps on after its task is over."""
+        late = self.over() & t.valid
+        if bool(late.any()):
+            raise ValueError(
+                f"terminate=True: the task of row {int(late.nonzero()[0, 0])} is over and its "
+                "environment goes on: wrap it with TerminateTask or VectorTerminateTask "
+                "(rewardzoo.rewards.terminate)"
+            )
 
     def _shape(self) -> None:
         """The potential of each state; it is no state of the function, so it is not saved."""
@@ -163,10 +190,16 @@ class LtlGoal(Tracking):
     """Pays 1 in an episode whose trace of labels satisfies a temporal formula, else 0.
 
     It is paid on the step that makes it certain, or, where only the end decides, on the episode's
-    last step: the trace of an episode is finite (LTLf), whether it terminated or was cut off.
+    last step: the trace of an episode is finite (LTLf), whether it terminated or was cut off. So
+    formulas mean what they do on finite traces, which for some is not what they do on infinite
+    ones: ``G F a`` ("again and again") and ``F G a`` ("for ever, some time") both say that ``a``
+    holds in the last step, ``X a`` is false where there is no next step and ``WX a`` true, and
+    ``G a`` is not paid before the end. ``formulas.for_ever`` tells whether a finite trace can
+    decide a formula of infinite ones, and refuses the others: those need an automaton over infinite
+    words, which is not here.
 
     Args:
-        formula: see ``rewardzoo.rewards.formulas``.
+        formula: see ``rewardzoo.rewards.formulas``; of finite traces.
         labels: as for ``RewardMachine``; the propositions are the formula's, sorted.
 
     Example:

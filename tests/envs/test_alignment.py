@@ -10,7 +10,10 @@ import torch
 
 from rewardzoo.envs.alignment.maze import AlignmentMaze
 from rewardzoo.jobs import make_envs
+from rewardzoo.rewards import RewardFunction
+from rewardzoo.rewards.heuristics import VelocityPush
 from rewardzoo.testing import check_vector_env
+from rewardzoo.transition import Transition
 
 MAZE, CAR, POLE, CHEETAH = (
     f"rewardzoo/Alignment{name}-v0" for name in ("Maze", "MountainCar", "CartPole", "HalfCheetah")
@@ -103,6 +106,41 @@ def test_even_good_advice_pays_a_car_more_for_never_arriving() -> None:
     objective, braking = first_returns(envs, brake, 2000)
     assert (objective == 0.0).all()
     assert float(braking.mean()) > 5 * float(arriving.mean())
+
+
+class AlongNext(RewardFunction):
+    """1 for a push along the velocity that it leads to, and -1 for anything else."""
+
+    def __call__(self, t: Transition) -> torch.Tensor:
+        return torch.where(t.next_obs[:, 1] * (t.action - 1) > 0, 1.0, -1.0)
+
+
+@pytest.mark.parametrize(
+    ("advice", "arriving", "braking"),
+    [
+        # By the velocity after a step, rest and coasting charged: 67.7 and 80.6 discounted,
+        # 115 and 1361 in all, as measured for the task's specification.
+        (AlongNext, (67.7, 115.0), (80.6, 1361.0)),
+        # By the velocity before it, as the registered heuristic: both somewhat more.
+        (VelocityPush, (68.6, 118.0), (82.9, 1420.0)),
+    ],
+)
+def test_what_good_advice_alone_pays_a_car_that_arrives_and_one_that_brakes(
+    advice: type[RewardFunction], arriving: Any, braking: Any
+) -> None:
+    """Means over 50 starts, within five standard errors and the last digit of what is stated."""
+    for policy, steps, want in ((pump, 300, arriving), (brake, 2000, braking)):
+        envs = make_envs(CAR, lambda _: advice(), 50)
+        obs, _ = envs.reset(seed=0)
+        live = torch.ones(50, dtype=torch.float64)
+        sums = torch.zeros(2, 50, dtype=torch.float64)
+        for t in range(steps):
+            obs, reward, terminated, truncated, _ = envs.step(policy(obs))
+            sums += live * torch.stack([0.99**t * reward, reward])
+            live = live * ~(terminated | truncated)
+        assert not live.any()
+        error = 5.0 * sums.std(1) / 50**0.5 + torch.tensor([0.05, 1.0])
+        assert ((sums.mean(1) - torch.tensor(want)).abs() < error).all(), sums.mean(1)
 
 
 def test_the_pole_rule_balances_and_its_opposite_does_not() -> None:

@@ -62,6 +62,21 @@ def test_small_machines_cannot_jump(task: str, labels: str, size: int) -> None:
     assert tasks.continuity(found.model, found.policies, found.value, codes, size).holds
 
 
+def test_visits_of_leaving_are_segments_to_a_line_so_that_all_rewards_are_refuted() -> None:
+    """What the certificate of LAR against ONMR rests on; it fails where either fact does."""
+    model = tasks.model_of(tasks.dynamics.LeaveOrStay)
+    p, q = np.linspace(0.0, 1.0, 11), np.array([0.1, 0.3, 0.6, 0.9, 1.0])
+    policies = tasks.grid(model, tasks.coins(*p), tasks.coins(*q))
+    visits = occupancies(model, policies, tasks.GAMMA).reshape(11, 5, -1)
+    assert tasks.bent(visits, p, q) < 1e-12
+    askew = visits.copy()
+    askew[1:, 2] += 0.01  # an end beside the line
+    assert tasks.bent(askew, p, q) > 1e-3
+    arched = visits.copy()
+    arched[5, :] += 0.01  # half way beside the segment
+    assert tasks.bent(arched, p, q) > 1e-3
+
+
 def test_certificates_fail_where_the_formalism_can() -> None:
     """They do not refute what is expressible: each kind on a task of its own."""
     ranking = tasks.ranking()

@@ -20,9 +20,10 @@ from rewardzoo.envs.pendulum.dynamics import Pendulum
 from rewardzoo.envs.sepsis.dynamics import SepsisICU
 from rewardzoo.metrics import comparison
 from rewardzoo.metrics.commands import Method, compare, compare_rewards
-from rewardzoo.metrics.comparison import compare_exactly, enumerable
+from rewardzoo.metrics.comparison import compare_exactly, enumerable, expected_rewards
 from rewardzoo.metrics.epic import epic_distance
 from rewardzoo.metrics.planning import expected
+from rewardzoo.metrics.regret import regret_constants
 from rewardzoo.metrics.starc import starc_distance
 from rewardzoo.rewards import Novelty, Potential, env_reward
 from rewardzoo.rewards.base import RewardFunction
@@ -97,6 +98,60 @@ def test_shaping_and_scale_are_no_difference_and_a_minus_is_all_of_it() -> None:
     assert found.matrices["dard"][0, 2] == pytest.approx(1.0, abs=1e-3)
     # Not EPIC's nor DARD's: terminal states pay nothing, so transitions out of them tell.
     assert found.matrices["epic"][0, 1] > 0.1 and "see shaping here" in found.notes[0]
+
+
+def test_canonicalisation_norm_and_metric_are_those_asked_for() -> None:
+    func = GridWorld()
+    rewards = [env_reward, Novelty(), env_reward + Potential(PHI)]
+    moves, _, initial = func.transition_matrix()
+    tables = expected_rewards(func, rewards, 0.9)
+    for how in (("minimal", "l2", "l2"), ("none", "l1", "l1"), ("val", "range", "linf")):
+        found = compare_exactly(func, rewards, list("abc"), 0.9, *how)
+        want = starc_distance(tables[:, None], tables[None], moves, 0.9, *how, initial=initial)
+        np.testing.assert_allclose(found.matrices["starc"], want, atol=1e-6)
+        assert found.how == how
+        assert found.top("starc") == (want.max() if how[1] == "range" else 2.0)
+        assert found.bounds is None
+        if how[0] != "minimal":
+            assert "no bounds on the regret: they are known for val and minimal" in found.notes[-1]
+    with pytest.raises(ValueError, match="canonical='dard': expected one of val, minimal, none"):
+        compare_exactly(func, rewards, list("abc"), 0.9, "dard")
+
+
+@pytest.mark.parametrize("canonical", ["val", "minimal"])
+def test_regrets_lie_within_the_bounds_that_are_printed(canonical: str) -> None:
+    rewards = [Table(x) for x in np.random.default_rng(0).normal(size=(5, 4, 4, 4))]
+    func = GridWorld(map="SSSS")  # every state is begun in, so that no policy avoids one
+    found = compare_exactly(func, rewards, list("abcde"), 0.5, canonical)
+    assert found.bounds is not None
+    low, high = found.bounds
+    moves, _, initial = func.transition_matrix()
+    assert found.bounds == regret_constants(moves, initial, 0.5, canonical)
+    starc, regret = found.matrices["starc"], found.matrices["regret"]
+    assert 0.0 < low and high < np.inf and starc.max() > 1.0
+    assert (low * starc <= regret + 1e-9).all() and (regret <= high * starc + 1e-9).all()
+    args = ("--env", GRID, "--canonical", canonical, "--gamma", "0.5")
+    said = cli("novelty", "objective", *args, "--set", 'map="SSSS"')
+    assert f"STARC distance ({canonical.upper()}, L2): 0 the same" in said.output
+    assert f"bounds: for all rewards {low:.3g} STARC <= regret <= {high:.3g} STARC" in said.output
+    assert "bounds: for" not in (walled := cli("novelty", "objective", *args)).output
+    assert "no bounds on the regret: the uniform policy never comes to some" in walled.output
+
+
+def test_bounds_that_would_take_minutes_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "_BOUNDED", 47)
+    found = compare_exactly(GridWorld(), [env_reward, Novelty()], ["a", "b"], 0.9)
+    assert found.bounds is None and "more than 47 states and actions" in found.notes[-1]
+
+
+def test_sampled_distances_may_be_dard_or_of_the_expected_reward() -> None:
+    args = ("objective", "novelty", "--env", GRID, "--gamma", "0.5", "--method", "sampled",
+            "--samples", "400", "--json")  # fmt: skip
+    told = json.loads(cli(*args, "--canonical", "dard").output)
+    assert "starc" not in told and 0.0 <= told["dard"][0][1] <= 1.0
+    assert told["low"][0][1] <= told["dard"][0][1] <= told["high"][0][1]
+    none, val = (json.loads(cli(*args, "--canonical", c).output) for c in ("none", "val"))
+    assert none["starc_is"] == ["none", "l2", "l2"] and none["starc"] != val["starc"]
 
 
 def test_tables_too_large_for_epic_agree_with_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +288,11 @@ def test_prints_tables_and_draws_the_heat_map(tmp_path: Path) -> None:
         (["objective", "novelty", "--out", "map.jpg"], "--out map.jpg: expected a name that ends"),
         (["objective", "novelty", "--set", "slipp=1"], "did you mean 'slip'"),
         (["objective", "novelty", "--set", "slip"], "--set slip: expected name=value"),
+        (["objective", "novelty", "--canonical", "dard"], "exact DARD distances are printed beside"),
+        (
+            ["objective", "novelty", "--method", "sampled", "--norm", "l1"],
+            "--norm l1 --metric l2: samples give val, none or dard, in l2",
+        ),
         (["a"] * 27, "rewards: 27 given, expected at most 26"),
         (
             ["objective", "potential(phi=[1,2], gamma=0.5)"],
@@ -251,6 +311,7 @@ def test_bad_arguments_are_named(args: list[str], message: str) -> None:
     [
         ("rewardzoo/GridWorl-v0", [], "did you mean 'rewardzoo/GridWorld-v0'"),
         ("CartPole-v1", ["--method", "exact"], "--method exact: not on CartPole-v1, which is no"),
+        ("CartPole-v1", ["--norm", "l1"], "not on CartPole-v1, which has EPIC distances only"),
         ("CartPole-v1", [], "reward function objective: it pays no finite number where it is not"),
         ("rewardzoo/Pendulum-v0", ["--method", "exact"], "--method exact: not on rewardzoo/Pend"),
     ],

@@ -15,14 +15,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rewardzoo.agents.ppo import PPO
 from rewardzoo.agents.tabular import mdp_of, q_values, value_iteration
 from rewardzoo.experiments.expressivity import product
-from rewardzoo.rewards import AppendRewardState, RewardWrapper, make_reward
+from rewardzoo.rewards import (
+    AppendRewardState,
+    RewardWrapper,
+    VectorAppendRewardState,
+    VectorRewardWrapper,
+    env_reward,
+    make_reward,
+)
 from rewardzoo.rewards.formulas import (
     FALSE,
     TRUE,
     Formula,
     FormulaError,
+    for_ever,
     is_cosafe,
     is_safe,
     parse,
@@ -31,6 +40,7 @@ from rewardzoo.rewards.formulas import (
 )
 from rewardzoo.rewards.machine import Machine, automaton, goal
 from rewardzoo.rewards.reward_machine import LtlGoal, RewardMachine
+from rewardzoo.rewards.terminate import TerminateTask, VectorTerminateTask
 from rewardzoo.testing import check_reward
 
 AB = ("a", "b")
@@ -240,8 +250,6 @@ def test_the_wrapped_environment_pays_what_the_product_does(shaping: float | Non
 def test_counterfactual_steps_are_what_each_state_would_have_done() -> None:
     fn = RewardMachine(ERRAND, ENDS)
     envs = gymnasium.make_vec("rewardzoo/GridWorld-v0", 8, map=".S...")
-    from rewardzoo import VectorRewardWrapper
-
     fn = RewardMachine(ERRAND, {"l": [0], "r": [4]})
     wrapped = VectorRewardWrapper(envs, fn)
     wrapped.reset(seed=0)
@@ -270,3 +278,78 @@ def test_command_line_takes_machines_and_goals() -> None:
         LtlGoal("F g", {"h": [3]})
     with pytest.raises(ValueError, match="expected an observation below 12"):
         RewardWrapper(gymnasium.make("rewardzoo/GridWorld-v0"), LtlGoal("F g", {"g": [12]}))
+
+
+@pytest.mark.parametrize("text", ["G F g", "F G g"])
+def test_a_goal_is_of_finite_traces_again_and_again_is_the_last_step(text: str) -> None:
+    """On the corridor S..., two steps to the right of four: at g, when the episode is cut off."""
+    for limit, want in ((3, 1.0), (4, 0.0)):
+        env = RewardWrapper(
+            gymnasium.make(
+                "rewardzoo/GridWorld-v0", map="S....", slip=0.0, max_episode_steps=limit
+            ),
+            LtlGoal(text, {"g": [3]}),
+        )
+        env.reset(seed=0)
+        paid = [env.step(1)[1] for _ in range(limit)]
+        assert paid == [0.0] * (limit - 1) + [want]
+    with pytest.raises(FormulaError, match="needs a deterministic automaton over infinite words"):
+        for_ever(parse(text))
+
+
+ARRIVE = "0\n[1]\n(0, 1, 'g', 1)"
+
+
+def test_the_end_of_a_task_ends_the_episode_of_a_single_environment() -> None:
+    fn = RewardMachine(ARRIVE, {"g": [3]}, terminate=True)
+    inner = gymnasium.make("rewardzoo/GridWorld-v0", map="S....", slip=0.0)
+    env = TerminateTask(RewardWrapper(inner, env_reward + fn))
+    for _ in range(2):
+        env.reset(seed=0)
+        steps = [env.step(1) for _ in range(3)]
+        assert [x[2] for x in steps] == [False, False, True] and not steps[-1][3]
+        assert [x[1] for x in steps] == [0.0, 0.0, 1.0]
+        assert steps[-1][4]["episode"] == {"r": 1.0, "objective": 0.0, "l": 3}
+    with pytest.raises(ValueError, match="terminate=True: the task of row 0 is over"):
+        env.step(1)
+
+
+def test_the_end_of_a_task_ends_the_rows_of_a_vector_and_an_agent_learns_from_it() -> None:
+    def make(mode: str, terminate: bool = True) -> Any:
+        fn = RewardMachine(ARRIVE, {"g": [2]}, terminate=terminate)
+        envs = gymnasium.make_vec(
+            "rewardzoo/GridWorld-v0", 6, map="S..", max_episode_steps=20, autoreset_mode=mode
+        )
+        return VectorRewardWrapper(envs, fn)
+
+    envs = VectorTerminateTask(make("DISABLED"))
+    obs, _ = envs.reset(seed=0)
+    actions = torch.tensor([1, 1, 1, 3, 3, 3])
+    ended = torch.zeros(6, dtype=torch.bool)
+    for _ in range(8):
+        obs, reward, terminated, truncated, info = envs.step(actions)
+        assert torch.equal(terminated, obs == 2) and torch.equal(reward, (obs == 2).float())
+        assert torch.equal(info["_episode"], terminated)
+        assert (info["episode"]["r"][terminated] == 1.0).all()
+        ended |= terminated
+        obs, _ = envs.reset(options={"reset_mask": terminated})
+        assert (obs[terminated] == 0).all()
+    assert ended[:3].all()
+    agent = PPO(
+        VectorTerminateTask(VectorAppendRewardState(make("DISABLED"))), num_steps=16, seed=0,
+        learning_rate=1e-2, hidden=(8,),
+    )  # fmt: skip
+    seen: list[float] = []
+    agent.learn(6 * 16 * 8, callback=lambda _, m: seen.append(m["rollout/ep_length"]))
+    assert 2.0 <= min(seen) and seen[-1] < 12.0  # no episode is played to its limit
+    with pytest.raises(ValueError, match="autoreset_mode is SAME_STEP, expected DISABLED"):
+        VectorTerminateTask(make("SAME_STEP"))
+    with pytest.raises(ValueError, match="wrap it with VectorRewardWrapper"):
+        VectorTerminateTask(make("DISABLED").env)
+    with pytest.raises(ValueError, match="give it terminate=True"):
+        VectorTerminateTask(make("DISABLED", terminate=False))
+    going_on = make("SAME_STEP")
+    going_on.reset(seed=0)
+    with pytest.raises(ValueError, match="wrap it with TerminateTask"):
+        for _ in range(20):
+            going_on.step(torch.ones(6, dtype=torch.int64))
