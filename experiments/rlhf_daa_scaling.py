@@ -2,8 +2,12 @@
 
 Rafailov et al. (2024): as the penalty beta falls, DPO, IPO and SLiC reach further from the base
 policy, gold rises and then falls, Gao et al.'s law fits, and IPO deteriorates least; the
-log-probability of chosen responses falls meanwhile. Scaled down: the gold laboratory with a
-one-layer transformer, 1,000 pairs, a quarter of them mislabelled, ten epochs.
+log-probability of chosen responses falls meanwhile; regularising length moves the curve and leaves
+the hump. Scaled down: the gold laboratory with a one-layer transformer, 1,000 pairs, a quarter of
+them mislabelled, ten epochs.
+
+Whether the law fits is asked of what it was not fitted to: all of a seed's betas but one, then the
+one, against a line with as many parameters.
 """
 
 from __future__ import annotations
@@ -12,23 +16,46 @@ import functools
 from typing import Any
 
 import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
 
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
 from rewardzoo.metrics.statistics import paired_difference
 from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
 from rewardzoo.rlhf.evaluation import fit_scaling_law
+from rewardzoo.rlhf.losses import Scores
 from rewardzoo.verdicts import above
 
 from .common.rlhf import SEEDS, TUNING_SEEDS, align, every_seed, exceeds, laboratory
 
-BETAS = (0.01, 0.05, 0.2, 1.0)
+BETAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 TAUS = (0.02, 0.1, 0.5)
+OF_SLIC = (0.01, 0.05, 0.2, 1.0)
+OF_LENGTH = (0.01, 0.05, 0.2)
+NATS = 0.5  # that a token costs, where length is regularised
 
 
 def train(trial: Any, loss: str, **kwargs: float) -> dict[str, float]:
     """A preference loss on noisy pairs; gold is measured on fresh prompts."""
     return align(trial, laboratory(trial), loss, **kwargs)
+
+
+def length_regularised(s: Scores, beta: float = 0.1, nats: float = NATS) -> Tensor:
+    """DPO for a reward that pays ``beta * nats`` less for every token.
+
+    ``-log sigmoid(beta * (delta + nats * (n_w - n_l)))``: where the chosen is longer, length
+    already explains a part of the preference.
+
+    Paper: Park et al. (2024), "Disentangling length from quality in direct preference
+    optimization", eq. 9, whose alpha is ``beta * nats``.
+    """
+    return -F.logsigmoid(beta * (s.delta + nats * (s.n_chosen - s.n_rejected)))
+
+
+def train_regularised(trial: Any, beta: float) -> dict[str, float]:
+    """DPO with length regularised, on noisy pairs; gold is measured on fresh prompts."""
+    return align(trial, laboratory(trial), length_regularised, beta=beta)
 
 
 def _dpo(beta: float) -> str:
@@ -41,6 +68,10 @@ def _ipo(tau: float) -> str:
 
 def _slic(beta: float) -> str:
     return f"SLiC, beta {beta:g}"
+
+
+def _regularised(beta: float) -> str:
+    return f"DPO, length regularised, beta {beta:g}"
 
 
 def hump_over_beta(results: Results) -> Verdict:
@@ -59,23 +90,52 @@ def hump_over_beta(results: Results) -> Verdict:
     )
 
 
+def law(d: np.ndarray) -> np.ndarray:
+    """Regressors (points, 2) of ``d (alpha - beta log d)``."""
+    return np.stack([d, -d * np.log(d)], 1)
+
+
+def line(d: np.ndarray) -> np.ndarray:
+    """Regressors (points, 2) of ``a + b d``."""
+    return np.stack([np.ones_like(d), d], 1)
+
+
+def held_out_error(form: Any, curves: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Squared error of a form on each curve, fitted to the others by least squares.
+
+    Args:
+        form: from d (points,) to regressors (points, parameters).
+        curves: d > 0 and gold, both (points,), of each run.
+
+    Returns:
+        A mean over all points, in units of gold's variance: 1 is what a constant would have.
+    """
+    errors = []
+    for i, (d, gold) in enumerate(curves):
+        others = [np.concatenate(x) for x in zip(*curves[:i], *curves[i + 1 :], strict=True)]
+        parameters, *_ = np.linalg.lstsq(form(others[0]), others[1], rcond=None)
+        errors.append((gold - form(d) @ parameters) ** 2)
+    variance = np.concatenate([gold for _, gold in curves]).var()
+    return float(np.concatenate(errors).mean() / variance)
+
+
 def law_fits_better_than_a_line(results: Results) -> Verdict:
-    """R^2 of d (alpha - beta log d) minus R^2 of a line through 0, all betas of DPO pooled."""
-    gains = []
+    """The line's error on betas that it was not fitted to minus the law's, a seed at a time."""
+    runs = [results[_dpo(beta)].curves for beta in BETAS]
+    errors: dict[Any, list[float]] = {law: [], line: []}
     for i in range(len(results[_dpo(BETAS[0])].seeds)):
-        curves = [results[_dpo(beta)].curves for beta in BETAS]
-        kl = np.concatenate([c["kl"][i] for c in curves])
-        gold = np.concatenate([c["gold"][i] for c in curves])
-        kept = kl > 1e-6
-        d, g = np.sqrt(kl[kept]), gold[kept]
-        line = 1 - (g - d * (d @ g) / (d @ d)).var() / g.var()
-        gains.append(fit_scaling_law(kl, gold)[2] - line)
-    d = paired_difference(np.array(gains), np.zeros(len(gains)))
+        curves = []
+        for run in runs:
+            moved = run["kl"][i] > 1e-6
+            curves.append((np.sqrt(run["kl"][i][moved]), run["gold"][i][moved]))
+        for form, found in errors.items():
+            found.append(held_out_error(form, curves))
     return above(
-        "Over all betas d (alpha - beta log d) fits DPO's gold better than a line.",
-        d,
-        "R^2 of the law minus R^2 of a line through 0; the law has one parameter more, so "
-        "it cannot do worse by more than rounding: the size is what counts",
+        "On betas left out d (alpha - beta log d) predicts DPO's gold better than a line a + b d.",
+        paired_difference(errors[line], errors[law]),
+        f"held-out squared error of the line minus that of the law, both with two parameters, in "
+        f"units of gold's variance; means {np.mean(errors[line]):.3g} and "
+        f"{np.mean(errors[law]):.3g}",
     )
 
 
@@ -85,7 +145,8 @@ def draw_points(figure: Any, results: Results) -> None:
     families = [
         ("DPO", [_dpo(b) for b in BETAS]),
         ("IPO", [_ipo(t) for t in TAUS]),
-        ("SLiC", [_slic(b) for b in BETAS[:2]]),
+        ("SLiC", [_slic(b) for b in OF_SLIC]),
+        ("DPO, length regularised", [_regularised(b) for b in OF_LENGTH]),
     ]
     for i, (name, labels) in enumerate(families):
         kl = np.concatenate([results[x].curves["kl"].mean(0) for x in labels])
@@ -104,15 +165,20 @@ EXPERIMENT = Experiment(
     name="rlhf_daa_scaling",
     title="Overoptimisation in direct alignment: DPO, IPO and SLiC over their penalties",
     paper="Rafailov et al. (2024), Scaling laws for reward model overoptimization in direct "
-    "alignment algorithms, NeurIPS",
+    "alignment algorithms, NeurIPS; Park et al. (2024), Disentangling length from quality in "
+    "direct preference optimization",
     grid=[
         *(Measure(_dpo(b), functools.partial(train, loss="dpo", beta=b)) for b in BETAS),
         *(Measure(_ipo(t), functools.partial(train, loss="ipo", tau=t)) for t in TAUS),
-        *(Measure(_slic(b), functools.partial(train, loss="slic", beta=b)) for b in BETAS[:2]),
+        *(Measure(_slic(b), functools.partial(train, loss="slic", beta=b)) for b in OF_SLIC),
+        *(
+            Measure(_regularised(b), functools.partial(train_regularised, beta=b))
+            for b in OF_LENGTH
+        ),
     ],
     budgets={
         "smoke": Budget(total_timesteps=4, num_envs=0, eval_episodes=64, seeds=2),
-        "quick": Budget(total_timesteps=160, num_envs=0, eval_episodes=512, seeds=5),
+        "quick": Budget(total_timesteps=160, num_envs=0, eval_episodes=512, seeds=10),
         "full": Budget(total_timesteps=320, num_envs=0, eval_episodes=2_048, seeds=20),
     },
     claims=[
@@ -139,7 +205,7 @@ EXPERIMENT = Experiment(
                 "peak",
             ),
         ),
-        Claim("Gao et al.'s law fits better than a line", law_fits_better_than_a_line),
+        Claim("Gao et al.'s law predicts better than a line", law_fits_better_than_a_line),
         Claim(
             "The chosen become unlikely",
             every_seed(
@@ -159,10 +225,45 @@ EXPERIMENT = Experiment(
                 "fall",
             ),
         ),
+        Claim(
+            "So it does beside SLiC",
+            exceeds(
+                "From its peak SLiC at its smallest beta falls further than IPO at its smallest "
+                "tau.",
+                _slic(OF_SLIC[0]),
+                _ipo(TAUS[0]),
+                "fall",
+            ),
+        ),
+        Claim(
+            "Regularised length leaves the hump",
+            every_seed(
+                "At beta .01 gold still ends at least .1 below its peak where length is "
+                "regularised.",
+                _regularised(OF_LENGTH[0]),
+                "fall from the peak - .1",
+                lambda final: final["fall"] - 0.1,
+            ),
+        ),
+        Claim(
+            "Regularised length is shorter",
+            exceeds(
+                "At KL 3 responses are shorter where length is regularised.",
+                _dpo(OF_LENGTH[0]),
+                _regularised(OF_LENGTH[0]),
+                "length_at_3",
+            ),
+        ),
     ],
     seeds=SEEDS,
     tuning_seeds=TUNING_SEEDS,
-    columns={"peak": "peak gold", "end": "final gold", "end_kl": "final KL", "chosen": "chosen"},
+    columns={
+        "peak": "peak gold",
+        "end": "final gold",
+        "end_kl": "final KL",
+        "chosen": "chosen",
+        "length": "tokens",
+    },
     figures=[
         Figure(
             "Gold over KL",

@@ -6,12 +6,17 @@ best-of-n, and with a small KL penalty in reinforcement learning. Eisenstein et 
 that were pretrained apart do better than members that were fine-tuned apart, and all are hacked in
 the end. Scaled down: a language that a one-layer transformer learns, a known gold reward, 1,000
 pairs, a quarter of them mislabelled; what is compared is the order of arms within one world.
+
+In reinforcement learning every ensemble (mean, worst case, mean minus variance; members fine-tuned
+or pretrained apart) is beside one reward model, with noisy and with clean labels, with and without
+a KL penalty: a claim for each of the 24, and for each factor over all of them.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+import itertools
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +26,7 @@ from rewardzoo.metrics.statistics import paired_difference
 from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
 from rewardzoo.rlhf.ensembles import OBJECTIVES, Ensemble
-from rewardzoo.rlhf.evaluation import accuracy, bon_curve, kl_bon
+from rewardzoo.rlhf.evaluation import accuracy, bon_curve, fit_scaling_law, kl_bon
 from rewardzoo.rlhf.reward_models import margins
 from rewardzoo.rlhf.sampling import sample
 from rewardzoo.verdicts import above
@@ -38,14 +43,61 @@ from .common.rlhf import (
     proxy_of,
 )
 
-SINGLE, WCO, UWO, PRE_WCO = "single", "worst case", "variance", "pretrained apart"
-CLEAN, CLEAN_WCO = "single, clean labels", "worst case, clean labels"
-SINGLE_KL, WCO_KL, UWO_KL, PRE_KL = (f"{x}, KL .05" for x in (SINGLE, WCO, UWO, PRE_WCO))
 BON = "best of n"
 KL = 0.05
 # On the tuning seeds 80 updates at this rate go 20 to 60 nats away from the base policy.
 LEARNING_RATE = 3e-3
 NS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+SHOWN = ("single", "fine-tuned, wco", "fine-tuned, uwo", "pretrained, wco")  # of best of n
+NAMES = {
+    ("single", False): "single",
+    ("mean", False): "mean",
+    ("mean", True): "mean, pretrained apart",
+    ("wco", False): "worst case",
+    ("wco", True): "pretrained apart",
+    ("uwo", False): "variance",
+    ("uwo", True): "variance, pretrained apart",
+}
+
+
+class Cell(NamedTuple):
+    """An arm of reinforcement learning: what pays, and where."""
+
+    objective: str = "single"
+    pretrained: bool = False
+    kl: float = 0.0
+    noise: float = 0.25
+
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        words = [NAMES[self.objective, self.pretrained]]
+        words += ["clean labels"] * (self.noise == 0) + ["KL .05"] * (self.kl > 0)
+        return ", ".join(words)
+
+    @property
+    def beside(self) -> str:
+        """The label of one reward model in the same place."""
+        return Cell(kl=self.kl, noise=self.noise).label
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Arguments of ``reinforce`` that are not its defaults."""
+        usual = Cell()._asdict()
+        return {name: x for name, x in self._asdict().items() if x != usual[name]}
+
+
+PLACES = tuple((kl, noise) for noise in (0.25, 0.0) for kl in (0.0, KL))
+SINGLES = tuple(Cell("single", False, *place) for place in PLACES)
+ENSEMBLES = tuple(
+    Cell(objective, pretrained, *place)
+    for place in PLACES
+    for objective in ("mean", "wco", "uwo")
+    for pretrained in (False, True)
+)
+SINGLE, SINGLE_KL, CLEAN, _ = (cell.label for cell in SINGLES)
+WCO, UWO, PRE_WCO = Cell("wco").label, Cell("uwo").label, Cell("wco", True).label
+WCO_KL, UWO_KL, PRE_KL = (f"{x}, KL .05" for x in (WCO, UWO, PRE_WCO))
 
 
 def reinforce(
@@ -115,13 +167,73 @@ def of_best_of_n(sentence: str, better: str, worse: str | None) -> Any:
     return check
 
 
+def gain(results: Results, cell: Cell, key: str = "end") -> np.ndarray:
+    """What an ensemble has more than one reward model in its place, (seeds,)."""
+    return np.asarray(results[cell.label].final[key] - results[cell.beside].final[key])
+
+
+def ends_above_one(cell: Cell) -> Claim:
+    """The claim of one cell of the factorial."""
+    sentence = (
+        f"{cell.label[0].upper() + cell.label[1:]}: it ends with more gold than one reward model."
+    )
+    return Claim(sentence, exceeds(sentence, cell.label, cell.beside, "end"))
+
+
+def over_all(sentence: str, detail: str, value: Any, bar: float = 0.0) -> Any:
+    """A check that a number a seed, made of the results of many cells, is above ``bar``."""
+
+    def check(results: Results) -> Verdict:
+        x = np.asarray(value(results), np.float64)
+        return above(sentence, paired_difference(x, np.zeros_like(x)), detail, bar)
+
+    return check
+
+
+def mean_gain(results: Results, key: str = "end", **of: Any) -> np.ndarray:
+    """The mean of ``gain`` over the cells with these fields, (seeds,)."""
+    cells = [c for c in ENSEMBLES if all(getattr(c, name) == x for name, x in of.items())]
+    return np.mean([gain(results, cell, key) for cell in cells], 0)
+
+
+def factor(name: str, better: Any, worse: Any) -> Any:
+    """From results to ``mean_gain`` at one level of a factor minus that at another, (seeds,)."""
+    return lambda results: (
+        mean_gain(results, **{name: better}) - mean_gain(results, **{name: worse})
+    )
+
+
+def draw_gains(figure: Any, results: Results) -> None:
+    """Final gold of every ensemble minus that of one reward model, with bootstrap intervals."""
+    axes = figure.subplots()
+    for i, (objective, pretrained) in enumerate(
+        itertools.product(("mean", "wco", "uwo"), (False, True))
+    ):
+        cells = [Cell(objective, pretrained, *place) for place in PLACES]
+        found = [paired_difference(x, 0 * x) for x in (gain(results, cell) for cell in cells)]
+        point, low, high = (np.array([getattr(d, k) for d in found]) for k in _ENDS)
+        at = np.arange(len(cells)) + 0.12 * (i - 2.5)
+        error = np.abs(np.stack([point - low, high - point]))
+        label = cells[0].label
+        axes.errorbar(at, point, error, fmt="o", color=colour(i), capsize=3, label=label)
+    axes.axhline(0, color="grey", lw=0.8)
+    axes.set_xticks(range(len(PLACES)), [cell.label for cell in SINGLES])
+    axes.set_ylabel("final gold over one (base std)")
+    axes.legend(fontsize=8, ncols=2)
+
+
 def draw_best_of_n(figure: Any, results: Results) -> None:
-    """Gold of the best of n over the square root of KL, mean over seeds."""
+    """Gold of the best of n over the square root of KL, mean over seeds, with Gao et al.'s fit."""
     axes = figure.subplots()
     saved = results.arrays(BON)
-    d = np.sqrt(kl_bon(np.array(NS)))
-    for i, key in enumerate(("single", "fine-tuned, wco", "fine-tuned, uwo", "pretrained, wco")):
-        axes.plot(d, np.mean([s[key] for s in saved], 0), "o-", ms=4, color=colour(i), label=key)
+    kl = kl_bon(np.array(NS))
+    d = np.sqrt(kl)
+    x = np.linspace(0, d.max(), 100)
+    for i, key in enumerate(SHOWN):
+        gold = np.mean([s[key] for s in saved], 0)
+        alpha, beta, r2 = fit_scaling_law(kl, gold, "bon")
+        axes.plot(d, gold, "o", ms=4, color=colour(i), label=f"{key}, R2 of the fit {r2:.2f}")
+        axes.plot(x, x * (alpha - beta * x), "--", lw=1.2, color=colour(i))
     proxy = np.mean([s["single, proxy"] for s in saved], 0)
     axes.plot(d, proxy, ":", color=colour(0), label="single: the proxy itself")
     axes.set_xlabel("square root of KL of best-of-n (nats a sequence)")
@@ -129,8 +241,11 @@ def draw_best_of_n(figure: Any, results: Results) -> None:
     axes.legend(fontsize=8)
 
 
-def _arm(label: str, **kwargs: Any) -> Measure:
-    return Measure(label, functools.partial(reinforce, **kwargs))
+_ENDS = ("point", "low", "high")
+
+
+def _arm(cell: Cell) -> Measure:
+    return Measure(cell.label, functools.partial(reinforce, **cell.given))
 
 
 EXPERIMENT = Experiment(
@@ -140,16 +255,7 @@ EXPERIMENT = Experiment(
     "overoptimization, ICLR; Eisenstein et al. (2024), Helping or herding?; Gao, Schulman, Hilton "
     "(2023), Scaling laws for reward model overoptimization, ICML",
     grid=[
-        _arm(SINGLE),
-        _arm(SINGLE_KL, kl=KL),
-        _arm(WCO, objective="wco"),
-        _arm(WCO_KL, objective="wco", kl=KL),
-        _arm(UWO, objective="uwo"),
-        _arm(UWO_KL, objective="uwo", kl=KL),
-        _arm(PRE_WCO, objective="wco", pretrained=True),
-        _arm(PRE_KL, objective="wco", pretrained=True, kl=KL),
-        _arm(CLEAN, noise=0.0),
-        _arm(CLEAN_WCO, objective="wco", noise=0.0),
+        *map(_arm, (*SINGLES, *ENSEMBLES)),
         Measure(BON, best_of_n),
     ],
     budgets={
@@ -159,20 +265,61 @@ EXPERIMENT = Experiment(
     },
     claims=[
         *overoptimises(SINGLE, SINGLE_KL),
+        *map(ends_above_one, ENSEMBLES),
         Claim(
-            "The worst case helps",
-            exceeds(
-                "Without KL penalty the worst case of five ends above one.", WCO, SINGLE, "end"
+            "Ensembles help without a KL penalty",
+            over_all(
+                "Without a KL penalty ensembles end above one reward model.",
+                "final gold minus that of one, a mean over twelve cells, paired by seed",
+                lambda results: mean_gain(results, kl=0.0),
             ),
         ),
         Claim(
-            "The variance helps",
-            exceeds("So does the mean minus the variance.", UWO, SINGLE, "end"),
+            "Ensembles help with a KL penalty",
+            over_all(
+                "With a KL penalty ensembles end above one reward model.",
+                "final gold minus that of one, a mean over twelve cells, paired by seed",
+                lambda results: mean_gain(results, kl=KL),
+            ),
+        ),
+        Claim(
+            "Ensembles fall less",
+            over_all(
+                "Without a KL penalty gold falls less from its peak than with one reward model.",
+                "fall with one minus fall, a mean over twelve cells, paired by seed",
+                lambda results: -mean_gain(results, "fall", kl=0.0),
+            ),
         ),
         Claim(
             "Pretraining apart helps more",
-            exceeds(
-                "Members pretrained apart end above members fine-tuned apart.", PRE_WCO, WCO, "end"
+            over_all(
+                "Members pretrained apart end above members fine-tuned apart.",
+                "difference of final gold, a mean over twelve pairs of cells, paired by seed",
+                factor("pretrained", True, False),
+            ),
+        ),
+        Claim(
+            "Caution helps more than the mean",
+            over_all(
+                "The worst case ends above the mean of the same members.",
+                "difference of final gold, a mean over eight pairs of cells, paired by seed",
+                factor("objective", "wco", "mean"),
+            ),
+        ),
+        Claim(
+            "So does the variance",
+            over_all(
+                "The mean minus the variance ends above the mean of the same members.",
+                "difference of final gold, a mean over eight pairs of cells, paired by seed",
+                factor("objective", "uwo", "mean"),
+            ),
+        ),
+        Claim(
+            "Noise makes ensembles help more",
+            over_all(
+                "Ensembles gain more over one where labels are noisy than where they are clean.",
+                "difference of gains, a mean over twelve pairs of cells, paired by seed",
+                factor("noise", 0.25, 0.0),
             ),
         ),
         Claim(
@@ -231,8 +378,15 @@ EXPERIMENT = Experiment(
             functools.partial(draw_kl, (SINGLE_KL, WCO_KL, UWO_KL, PRE_KL)),
         ),
         Figure(
+            "Every ensemble beside one reward model",
+            "Final gold minus that of one reward model with the same labels and penalty, with 95 % "
+            "bootstrap intervals over seeds.",
+            draw_gains,
+        ),
+        Figure(
             "Best of n",
-            "Gold of the best of n by each proxy, over the square root of its KL.",
+            "Gold of the best of n by each proxy (dots) and the fit d (alpha - beta d) (dashed), "
+            "over the square root d of its KL, mean over seeds.",
             draw_best_of_n,
         ),
     ],

@@ -30,6 +30,7 @@ SMALL = {"width": 32, "layers": 1}
 SEEDS, TUNING_SEEDS = tuple(range(100, 120)), tuple(range(3))
 MEMBERS = 5
 SMOKE = 64  # fresh prompts of a smoke run's measurements
+Summary = Callable[[dict[str, np.ndarray]], dict[str, float]]
 
 
 def laboratory(trial: Any, world: int | None = None, **config: Any) -> Laboratory:
@@ -60,22 +61,32 @@ def members(lab: Laboratory, pretrained: bool) -> list[RewardModel]:
 
 
 def optimise(
-    trial: Any, lab: Laboratory, reward: Any, shown: Any = None, **config: Any
+    trial: Any,
+    lab: Laboratory,
+    reward: Any,
+    shown: Any = None,
+    more: Callable[[], dict[str, float]] = dict,
+    summary: Summary = lambda curves: {},
+    **config: Any,
 ) -> dict[str, float]:
     """Train on ``reward``, measure gold along the way; goes on from its checkpoint.
 
-    ``shown`` is the proxy that is measured, where it is not ``reward``. The budget's
-    ``total_timesteps`` are updates of 32 prompts, ``eval_episodes`` fresh prompts of
-    each of the twenty measurements.
+    ``shown`` is the proxy that is measured, where it is not ``reward``; ``more`` and ``summary``
+    are those of ``measured``. The budget's ``total_timesteps`` are updates of 32 prompts,
+    ``eval_episodes`` fresh prompts of each of the twenty measurements.
     """
     hyperparameters = OnlineConfig(**{"learning_rate": 5e-4, "seed": trial.seed, **config})
     policy = copy.deepcopy(lab.policy)
     trainer = OnlineTrainer(policy, lab.policy, reward, lab.language.prompts, hyperparameters)
-    return measured(trial, lab, trainer, policy, shown or reward)
+    return measured(trial, lab, trainer, policy, shown or reward, more, summary)
 
 
 def align(
-    trial: Any, lab: Laboratory, loss: str, learning_rate: float = 2e-3, **loss_kwargs: Any
+    trial: Any,
+    lab: Laboratory,
+    loss: str | Callable[..., torch.Tensor],
+    learning_rate: float = 2e-3,
+    **loss_kwargs: Any,
 ) -> dict[str, float]:
     """Train on the world's pairs by a preference loss, measure gold along the way.
 
@@ -113,8 +124,13 @@ def measured(
     policy: Any,
     reward: Callable[..., Any],
     more: Callable[[], dict[str, float]] = dict,
+    summary: Summary = lambda curves: {},
 ) -> dict[str, float]:
-    """Train in twenty parts; where gold peaked and ended, and values at a KL of 3."""
+    """Train in twenty parts; where gold peaked and ended, and values at a KL of 3.
+
+    ``more`` is measured after each of the laboratory's own measurements, and what ``summary`` makes
+    of all curves is among the final numbers.
+    """
 
     def evaluate() -> dict[str, float]:
         return {**lab.evaluate(policy, reward, trial.budget.eval_episodes), **more()}
@@ -129,6 +145,7 @@ def measured(
         "proxy_rise": float(proxy[-1] - proxy[at]),
         **{name: float(curves[name][-1]) for name in others if name != "gold"},
         **{f"{name}_at_3": at_kl(kl, curves[name], 3.0) for name in others},
+        **summary(curves),
     }
 
 

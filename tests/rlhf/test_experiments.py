@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -16,13 +17,15 @@ from rewardzoo.experiments import (
     rlhf_overoptimisation,
     rlhf_overoptimisation_ensembles,
     rlhf_policy_filtration,
+    rlhf_reward_model_treatments,
     rlhf_simpo_vpo_rpo,
 )
 from rewardzoo.experiments.common.rlhf import align, at_kl, every_seed, exceeds, laboratory
 from rewardzoo.jobs import Job, run_job
 from rewardzoo.results import ArmResult, Results
 from rewardzoo.rlhf.constrained import ConstrainedReward
-from rewardzoo.rlhf.evaluation import auroc
+from rewardzoo.rlhf.evaluation import auroc, contrast_consistency
+from rewardzoo.rlhf.losses import Scores, dpo
 from rewardzoo.rlhf.offline import OfflineTrainer
 from rewardzoo.rlhf.sequences import pack
 
@@ -33,8 +36,10 @@ MODULES = (
     rlhf_overoptimisation,
     rlhf_overoptimisation_ensembles,
     rlhf_policy_filtration,
+    rlhf_reward_model_treatments,
     rlhf_simpo_vpo_rpo,
 )
+NOISE = np.array([-0.4, 0.3, -0.2, 0.1, 0.4, -0.3, 0.2, -0.1])
 
 
 def results(finals, curves=None):
@@ -98,22 +103,154 @@ def test_r2_predicts_gold_or_does_not(sign, outcome):
     assert check(results(finals)).outcome == outcome
 
 
-def test_the_law_beats_a_line_where_gold_bends():
-    d = np.linspace(0.1, 5, 20)
+def test_every_cell_of_the_factorial_is_beside_one_reward_model_in_its_place():
+    module = rlhf_overoptimisation_ensembles
+    arms = {arm.label: arm.config["given"] for arm in module.EXPERIMENT.grid}
+    assert len(module.ENSEMBLES) == 24 and len(arms) == 24 + 4 + 1
+    for cell in module.ENSEMBLES:
+        of = {key: value for key, value in arms[cell.label].items() if key in ("kl", "noise")}
+        assert arms[cell.beside] == {"args": (), **of}
+
+
+# What jobs of earlier versions have in their config.json, in this order.
+EARLIER = {
+    "single": {},
+    "single, KL .05": {"kl": 0.05},
+    "worst case": {"objective": "wco"},
+    "worst case, KL .05": {"objective": "wco", "kl": 0.05},
+    "variance": {"objective": "uwo"},
+    "variance, KL .05": {"objective": "uwo", "kl": 0.05},
+    "pretrained apart": {"objective": "wco", "pretrained": True},
+    "pretrained apart, KL .05": {"objective": "wco", "pretrained": True, "kl": 0.05},
+    "single, clean labels": {"noise": 0.0},
+    "worst case, clean labels": {"objective": "wco", "noise": 0.0},
+}
+
+
+def test_arms_keep_the_settings_of_jobs_that_are_finished():
+    arms = {a.label: a.config["given"] for a in rlhf_overoptimisation_ensembles.EXPERIMENT.grid}
+    for label, given in EARLIER.items():
+        assert json.dumps(arms[label]) == json.dumps({"args": (), **given})
+
+
+@pytest.mark.parametrize(
+    ("shift", "outcome"), [(1.0, "holds"), (-1.0, "fails"), (0.0, "inconclusive")]
+)
+def test_claims_over_the_factorial_can_come_out_each_way(shift, outcome):
+    module = rlhf_overoptimisation_ensembles
+    finals = {cell.label: {"end": np.zeros(8), "fall": np.ones(8)} for cell in module.SINGLES}
+    for cell in module.ENSEMBLES:
+        better = cell.pretrained + (cell.objective != "mean") + (cell.noise > 0) + 3
+        finals[cell.label] = {"end": NOISE + shift * better, "fall": 1 - NOISE - shift}
+    made_up = results(finals)
+    of = {claim.sentence: claim.check for claim in module.EXPERIMENT.claims}
+    names = [name for name in of if name.endswith("it ends with more gold than one reward model.")]
+    assert len(names) == 24
+    names += [
+        "Ensembles help without a KL penalty",
+        "Ensembles help with a KL penalty",
+        "Ensembles fall less",
+    ]
+    assert {of[name](made_up).outcome for name in names} == {outcome}
+    factors = [
+        "Pretraining apart helps more",
+        "Caution helps more than the mean",
+        "So does the variance",
+        "Noise makes ensembles help more",
+    ]
+    # Factors have no noise but that of the cells, which here is the same in all of them.
+    effects = {of[name](made_up).effect for name in factors}
+    np.testing.assert_allclose(list(effects), shift, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shift", "outcome"), [(1.0, "holds"), (-1.0, "fails"), (0.0, "inconclusive")]
+)
+def test_where_ensembles_begin_to_help_in_rl_can_come_out_each_way(shift, outcome):
+    module = rlhf_ensembles_sweep
+    finals = {}
+    for setting in module.IN_RL:
+        for name in module.PROXIES:
+            gain = 0 * NOISE if name == "one" or setting == module.BASE else NOISE + shift
+            finals[module.in_rl(setting, name)] = {"end": gain, "fall": -gain}
+    made_up = results(finals)
+    claims = [c for c in module.EXPERIMENT.claims if c.sentence.startswith("In RL")]
+    assert len(claims) == 2 * 4 + 3 + 1
+    found = [c.check(made_up).outcome for c in claims if module.BASE + ":" not in c.sentence]
+    assert set(found) == {outcome}
+
+
+@pytest.mark.parametrize(("setting", "policy", "proxy"), [("LARGE", 32, 64), ("NOISY", 32, 32)])
+def test_larger_proxies_pay_a_policy_that_stays_small(trial, monkeypatch, setting, policy, proxy):
+    module = rlhf_ensembles_sweep
+    seen = []
+
+    def optimise(trial, lab, reward, **config):
+        seen.append((trial.budget.total_timesteps, lab.policy.width, reward))
+        return {}
+
+    monkeypatch.setattr(module, "optimise", optimise)
+    monkeypatch.setattr(module, "laboratory", functools.partial(laboratory, sft_steps=1))
+    monkeypatch.setattr(module, "proxy_of", lambda lab, *arguments: lab.policy.width)
+    module.reinforce(trial, getattr(module, setting), "single")
+    assert seen == [(4, policy, proxy)] and trial.budget.total_timesteps == 8
+
+
+def curves_of_dpo(gold, seed=0, noise=0.0):
+    """Eight made-up runs at each beta: gold over d, whose range grows as beta falls."""
+    rng = np.random.default_rng(seed)
     curves = {}
-    for bend, name in ((0.5, "bent"), (0.0, "straight")):
-        gold = np.tile(d * (1 - bend * np.log(d)), (8, 1))
-        each = {"kl": np.tile(d**2, (8, 1)), "gold": gold}
-        curves[name] = {f"DPO, beta {beta:g}": each for beta in rlhf_daa_scaling.BETAS}
+    for beta in rlhf_daa_scaling.BETAS:
+        d = np.linspace(0, 4 * (0.01 / beta) ** 0.25, 21)
+        seen = gold(d + 1e-9) + noise * rng.normal(size=(8, len(d)))
+        curves[f"DPO, beta {beta:g}"] = {"kl": np.tile(d**2, (8, 1)), "gold": seen}
+    return results({label: {} for label in curves}, curves)
+
+
+def test_the_law_predicts_better_than_a_line_only_where_gold_bends():
     check = rlhf_daa_scaling.law_fits_better_than_a_line
-    found = {k: check(results({x: {} for x in v}, v)) for k, v in curves.items()}
-    assert found["bent"].outcome == "holds" and found["bent"].effect > 0.1
-    assert abs(found["straight"].effect) < 1e-9
+    bent = check(curves_of_dpo(lambda d: d * (1 - 0.5 * np.log(d)), noise=0.1))
+    assert bent.outcome == "holds" and bent.effect > 0.1
+    for intercept in (0.0, 0.2):
+        found = [
+            check(curves_of_dpo(lambda d, a=intercept: a + 0.4 * d, seed, noise=0.1)).outcome
+            for seed in range(20)
+        ]
+        # Of 20 intervals of a difference that is not above 0, 3 above it are a chance of .02.
+        assert found.count("holds") <= 2 and "fails" in found
+
+
+def test_the_held_out_error_is_of_curves_that_were_not_fitted():
+    d = np.linspace(1, 3, 5)
+    curves = [(d, 2 * d), (d, 2 * d), (d, 2 * d + 1)]
+    found = rlhf_daa_scaling.held_out_error(rlhf_daa_scaling.line, curves)
+    # Left out, the third is 1 off all along; beside it, either of the others is off by a half.
+    variance = np.concatenate([gold for _, gold in curves]).var()
+    assert found == pytest.approx((1 + 2 * 0.25) / 3 / variance)
+
+
+def test_length_that_explains_a_preference_is_not_learned_from_it():
+    def gradient(longer):
+        policy = torch.zeros(1, requires_grad=True)
+        zero = torch.zeros(1)
+        lengths = torch.tensor([5.0 + longer]), torch.tensor([5.0])
+        s = Scores(policy, zero, zero, zero, *lengths, zero)
+        loss = rlhf_daa_scaling.length_regularised(s, beta=0.1, nats=0.5).sum()
+        return loss.item(), torch.autograd.grad(loss, policy)[0].item()
+
+    s = Scores(*(torch.tensor([x]) for x in (-3.0, -5.0, -4.0, -4.0, 6.0, 6.0, 0.0)))
+    torch.testing.assert_close(rlhf_daa_scaling.length_regularised(s, beta=0.1), dpo(s, 0.1))
+    assert gradient(0) == pytest.approx((np.log(2), -0.05))
+    assert gradient(8)[1] > gradient(0)[1] > gradient(-8)[1]
 
 
 @pytest.mark.parametrize(
     ("ends", "outcome"),
-    [((0, 2, 2, 1), "holds"), ((2, 1, 1, 0), "fails"), ((0, 1, 1, 2), "fails")],
+    [
+        ((0, 1, 2, 2, 2, 1, 0), "holds"),
+        ((2, 1, 1, 1, 1, 1, 0), "fails"),
+        ((0, 1, 1, 1, 1, 1, 2), "fails"),
+    ],
 )
 def test_a_hump_over_beta_is_above_both_ends(ends, outcome):
     noise = np.array([-0.1, 0.2, 0.0, 0.1, -0.2, 0.1, 0.0, -0.1])
@@ -165,6 +302,12 @@ class TinyTrial:
 
     def log(self, step, **numbers):
         pass
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory):
+    """Its laboratories are taught once for all tests."""
+    return TinyTrial(tmp_path_factory.mktemp("x") / "arm" / "seed-0")
 
 
 def test_a_run_killed_between_its_files_ends_with_the_same_numbers(tmp_path, monkeypatch):
@@ -239,6 +382,150 @@ def test_a_multiplier_converges_to_the_dual_of_the_constrained_problem(threshold
         reward.update()
     assert float(scale * reward.multipliers) == pytest.approx(low, abs=1e-3)
     assert float(mean_at(scale * reward.multipliers)) == pytest.approx(threshold, abs=1e-3)
+
+
+def constrained(**finals):
+    module = rlhf_constrained
+    usual = {"end": np.ones(8), "peak": np.ones(8), "missed": np.zeros(8), "short": np.zeros(8)}
+    labels = (module.FIXED, module.INEQUALITY, module.EQUALITY)
+    return results({label: {**usual, **finals} for label in labels})
+
+
+def claim_of(module, name):
+    return next(claim.check for claim in module.EXPERIMENT.claims if claim.sentence == name)
+
+
+def test_constraints_whose_mean_is_met_can_both_be_violated():
+    curves = {"kl": np.arange(9.0), "component 0": np.full(9, 1.5), "component 1": np.full(9, 0.5)}
+    found = rlhf_constrained.violations(curves, [1.0, 1.0])
+    assert found == {"missed": 0.5, "short": 0.5}
+    made_up = constrained(**{name: np.full(8, x) for name, x in found.items()})
+    for name in ("Constraints are met", "Inequality constraints are met"):
+        assert claim_of(rlhf_constrained, name)(made_up).outcome == "fails"
+        assert claim_of(rlhf_constrained, name)(constrained()).outcome == "holds"
+    # Only the last third counts, at its worst, and an inequality is not violated from above.
+    curves["component 1"] = np.array([9.0] * 6 + [1.0, 1.3, 1.0])
+    curves["component 0"] = np.ones(9)
+    found = rlhf_constrained.violations(curves, [1.0, 1.0])
+    assert found["missed"] == pytest.approx(0.3) and found["short"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("shift", "outcome"),
+    [(1.0, "holds"), (-1.0, "holds"), (0.0, "fails"), (0.1, "inconclusive")],
+)
+def test_thresholds_move_to_either_side_or_do_not(shift, outcome):
+    module = rlhf_constrained
+    ends = {module.CORRELATIONS[0]: 0.1 * NOISE + shift, module.CORRELATIONS[-1]: np.zeros(8)}
+    finals = {f"pilot, correlation {x:g}": {"threshold": end} for x, end in ends.items()}
+    assert module.thresholds_move(results(finals)).outcome == outcome
+
+
+def test_reward_models_correlate_as_they_are_told_and_each_holds_as_much_gold(trial):
+    lab = laboratory(trial)
+    gold = lab.gold(lab.base)
+    for correlation in rlhf_constrained.CORRELATIONS:
+        scores = [f(lab.base) for f in rlhf_constrained.correlated(lab, correlation)]
+        both = torch.corrcoef(torch.stack([*scores, gold]))
+        assert float(both[0, 1]) == pytest.approx(correlation, abs=1e-4)
+        assert both[:2, 2].tolist() == pytest.approx([5**-0.5] * 2, abs=1e-4)
+
+
+def test_contrasting_responses_differ_where_each_repeats_its_instruction(trial):
+    lab = laboratory(trial)
+    grid = rlhf_reward_model_treatments.contrasts(lab, 50, stream=1)
+    ids = grid.ids.view(50, 2, 2, -1)
+    p = grid.prompt_length
+    assert ((ids[:, 0] != ids[:, 1])[..., :p].sum(-1) == 1).all()
+    assert torch.equal(ids[:, 0, :, p:], ids[:, 1, :, p:])
+    differ = ids[:, 0, 0] != ids[:, 0, 1]
+    assert (differ.sum(1) == 1).all()
+    own = ids[:, 0, 0][differ], ids[:, 1, 1][differ]
+    assert torch.equal(own[0], ids[:, 0, 0, p - 2]) and torch.equal(own[1], ids[:, 1, 0, p - 2])
+    # Gold prefers the right instruction for a response unless another token repeats it too.
+    gold = lab.gold(grid).view(50, 2, 2).numpy()
+    assert contrast_consistency(gold)["instruction"] > 0.7
+
+
+def test_ratings_are_steps_that_follow_gold_and_ties_prefer_nothing(trial, monkeypatch):
+    module = rlhf_reward_model_treatments
+    trained = []
+
+    def train(data, start, loss):
+        trained.append((data, loss))
+
+    monkeypatch.setattr(module, "train_reward_model", train)
+    monkeypatch.setattr(module, "judged", lambda *arguments: {})
+    module.rated(trial, module.SCALED)
+    module.rated(trial, module.REGRESSION)
+    (pairs, scaled), (ratings, regression) = trained
+    assert (scaled, regression) == ("scaled_bt", "regression")
+    assert set(pairs.strength.tolist()) <= {1.0, 2.0, 3.0} and len(pairs) < 4_000
+    lab = laboratory(trial, **module.WORLD)
+    apart = lab.gold(pairs.chosen) - lab.gold(pairs.rejected)
+    assert float(apart[pairs.strength == 3].mean()) > float(apart[pairs.strength == 1].mean()) > 0
+    assert set(ratings.ratings.unique().tolist()) <= {-2.0, -1.0, 0.0, 1.0, 2.0}
+    found = torch.corrcoef(torch.stack([ratings.ratings[:, 0], lab.gold(ratings.responses)]))
+    assert float(found[0, 1]) > 0.7
+
+
+def test_contrasting_pairs_are_labelled_as_the_others_are(trial, monkeypatch):
+    module = rlhf_reward_model_treatments
+    trained = []
+    monkeypatch.setattr(module, "train_reward_model", lambda data, *rest: trained.append(data))
+    monkeypatch.setattr(module, "judged", lambda *arguments: {})
+    module.contrasted(trial)
+    (data,) = trained
+    assert len(data) == module.WORLD["n_pairs"]
+    chosen, rejected = data.chosen, data.rejected
+    new = slice(len(data) - round(module.SHARE * len(data)), None)
+    assert torch.equal(chosen.prompts[new], rejected.prompts[new])
+    assert ((chosen.ids != rejected.ids)[new].sum(1) == 1).all()
+    lab = laboratory(trial, **module.WORLD)
+    agreed = (lab.gold(chosen) >= lab.gold(rejected))[new].float().mean()
+    assert float(agreed) == pytest.approx(0.75, abs=5 * (0.25 * 0.75 / 800) ** 0.5)
+
+
+def treatments(shift):
+    """Made-up numbers that speak for every claim, or against it."""
+    module = rlhf_reward_model_treatments
+    finals = {arm.label: {} for arm in module.EXPERIMENT.grid}
+    numbers = 0.1 * NOISE
+    for final in finals.values():
+        final.update({"accuracy": 0.7 + 0.02 * numbers, "gold": 1.0 + 0.1 * numbers})
+    plain = finals[module.PLAIN]
+    plain.update({"flip AUC": 0.75 + numbers + shift, "ece": 0.1 + numbers + shift})
+    plain.update({"log loss": 0.6 + numbers + shift, "log loss, rescaled": np.full(8, 0.6)})
+    plain["consistent instructions"] = 0.6 + numbers - shift
+    finals[module.FLIP]["ece"] = np.full(8, 0.1)
+    finals[module.FLIP]["accuracy"] = plain["accuracy"] + 0.02 + numbers + shift
+    for label in (module.FLIP, module.SMOOTH, module.MARGIN):
+        finals[label]["gold"] = plain["gold"] - 0.05 + numbers + shift
+    finals[module.WEAKEST]["accuracy"] = 0.5 + numbers - shift
+    contrasted = finals[module.CONTRASTED]
+    contrasted["consistent instructions"] = plain["consistent instructions"] + numbers + shift
+    contrasted["accuracy"] = plain["accuracy"] - 0.02 + numbers + shift
+    base = finals[module.BT]["accuracy"]
+    finals[module.SHIFTED]["accuracy"] = base + numbers + shift
+    finals[module.SCALED]["accuracy"] = finals[module.SHIFTED]["accuracy"] + numbers + shift
+    finals[module.BOTH]["accuracy"] = finals[module.SCALED]["accuracy"] + numbers + shift
+    many = 0.8 + numbers + shift
+    finals[module.PREDICTORS] = {"one-to-many": many, "one-to-one": many - numbers - shift}
+    return results(finals)
+
+
+@pytest.mark.parametrize(
+    ("shift", "outcome"), [(0.2, "holds"), (-0.2, "fails"), (0.0, "inconclusive")]
+)
+def test_claims_on_treatments_can_come_out_each_way(shift, outcome):
+    made_up = treatments(shift)
+    module = rlhf_reward_model_treatments
+    found = {c.sentence: c.check(made_up).outcome for c in module.EXPERIMENT.claims}
+    same = found.pop("Regression does as well")
+    assert set(found.values()) == {outcome} and same == "holds"
+    apart = treatments(shift)
+    apart[module.REGRESSION].final["accuracy"] += 0.1
+    assert module.regression_does_as_well(apart).outcome == "fails"
 
 
 def test_noise_in_the_middle_is_fixed_for_a_response_and_large_only_there():

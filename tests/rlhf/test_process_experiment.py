@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from rewardzoo.experiment import Budget
+from rewardzoo.experiments import rlhf_process_rewards as module
 from rewardzoo.experiments.rlhf_process_rewards import (
     EXPERIMENT,
     OUTCOME,
@@ -58,6 +60,26 @@ def test_where_a_curve_reaches_a_level():
     assert first_at(step, np.array([0.2, 0.4, 0.6]), 0.5) == 15.0
     assert first_at(step, np.array([0.2, 0.3, 0.4]), 0.5) == 20.0
     assert first_at(step, np.array([0.6, 0.3, 0.4]), 0.5) == 0.0
+
+
+def test_whether_the_start_is_fair_is_asked_of_the_base_policy_and_a_thousand_prompts(monkeypatch):
+    base = ["a policy, which is copied to be trained"]
+    world = SimpleNamespace(task=Arithmetic(n=3), base=base, generator=lambda stream: stream)
+    asked = []
+
+    def evaluate(task, policy, ref, prompts, generator, k):
+        asked.append((policy is base, prompts, k))
+        return {"pass1": 0.3, "greedy": 0.2}
+
+    curves = {"pass1": np.array([0.1, 0.5]), "greedy": np.array([0.9, 0.9])}
+    monkeypatch.setattr(module, "World", lambda trial: world)
+    monkeypatch.setattr(module, "OnlineTrainer", lambda *arguments: None)
+    monkeypatch.setattr(module, "curves_of", lambda *arguments: curves)
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    trial = SimpleNamespace(seed=0, budget=Budget(40, 0, 32, 1))
+    final = module.train(trial, OUTCOME)
+    assert asked == [(True, 1024, 1)]
+    assert (final["base"], final["base_greedy"], final["mean"]) == (0.3, 0.2, 0.5)
 
 
 def test_errors_after_the_first_do_not_count():
