@@ -310,7 +310,7 @@ def growth(sentence: str, label: str, detail: str, value: Callable[[np.ndarray],
 
 def draw_steps(figure: Any, results: Results) -> None:
     """Steps of a solution, and right answers, over updates: mean over seeds."""
-    left, right = figure.subplots(1, 2)
+    left, right = figure.subplots(1, 2, gridspec_kw={"wspace": 0.3})
     for i, label in enumerate(SHAPES):
         curves = results[label].curves
         left.plot(curves["step"][0], curves["steps"].mean(0), color=colour(i), label=label)
