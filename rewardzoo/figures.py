@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .results import Results
+from .results import COLUMNS, Results
 from .summary import Curve, Row, show
 
 if TYPE_CHECKING:
@@ -30,12 +30,26 @@ _INK, _MUTED, _GRID, _PAPER = "#010101", "#010102", "#010103", "#010104"
 _VARIABLES = {_INK: "ink", _MUTED: "muted", _GRID: "grid", _PAPER: "card"}
 
 
-def objective_figure(
-    rows: Sequence[Row], curves: Sequence[Curve | None], references: dict[str, float]
-) -> str | None:
-    """The objective of every arm over training; None where no curve was recorded."""
-    if not any(curves):
-        return None
+def curve_figure(
+    rows: Sequence[Row],
+    name: str,
+    curves: Sequence[Curve | None],
+    references: dict[str, float],
+    index: int,
+    wide: bool,
+) -> str:
+    """One quantity over training, a line an arm.
+
+    Args:
+        rows: the arms.
+        name: of the quantity.
+        curves: one an arm; None where an arm has it not.
+        references: known values of it.
+        index: of this figure among those of its kind.
+        wide: whether it fills the page's width, or half of it.
+    """
+    heading = COLUMNS.get(name, name)
+    over = "environment steps" if name in COLUMNS else "steps"
 
     def draw(axes: Axes) -> None:
         for row, curve in zip(rows, curves, strict=True):
@@ -43,13 +57,27 @@ def objective_figure(
                 _draw_curve(axes, row.index, curve, len(rows))
         axes.margins(x=0.01, y=0.08)
         _draw_references(axes, references, labels=True)
-        axes.set_xlabel("environment steps")
-        axes.set_ylabel("objective return")
+        axes.set_xlabel(over)
+        axes.set_ylabel(heading)
 
-    ends = [f"{r.arm.label} ends at {show(r.objective)}" for r in rows]
-    text = "Objective return over environment steps, one line an arm. " + "; ".join(ends) + "."
+    ends = [
+        f"{row.arm.label} ends at {_end(row, name, curve)}"
+        for row, curve in zip(rows, curves, strict=True)
+        if curve
+    ]
+    text = f"Curves of {heading} over {over}, one line an arm. {'; '.join(ends)}."
     longest = max((len(f"{k} {v:.4g}") for k, v in references.items()), default=0)
-    return _svg(draw, (9.0, 3.7), "objective", text, right=min(3.0, 0.15 + 0.078 * longest))
+    right = min(3.0, 0.15 + 0.078 * longest)
+    size = (9.0, 3.7) if wide else (4.4, 2.7)
+    return _svg(draw, size, f"curve{index}", text, {"curve": name}, right)
+
+
+def _end(row: Row, name: str, curve: Curve) -> str:
+    """The last value of a curve: as in the table, where that has it."""
+    if name in row.cells:
+        return show(row.cells[name])
+    finite = curve.point[np.isfinite(curve.point)]
+    return f"{finite[-1]:.4g}" if len(finite) else "n/a"
 
 
 def paid_figure(row: Row, curve: Curve | None) -> str | None:
@@ -64,7 +92,8 @@ def paid_figure(row: Row, curve: Curve | None) -> str | None:
         axes.set_ylabel("specified return")
 
     text = f"Specified return of {row.arm.label} over steps, ending at {show(row.paid)}."
-    return _svg(draw, (2.6, 2.0), f"paid{row.index}", text)
+    data = {"curve": "return", "only": row.index}
+    return _svg(draw, (2.6, 2.0), f"paid{row.index}", text, data)
 
 
 def hacking_figures(
@@ -136,7 +165,7 @@ def _hacking_figure(
 
     text = f"{row.arm.label}: objective against specified return over training, "
     text += f"from the open circle to objective {show(row.objective)}."
-    return _svg(draw, (2.6, 2.4), f"hack{row.index}", text)
+    return _svg(draw, (2.6, 2.4), f"hack{row.index}", text, {"path": row.index})
 
 
 def colour(index: int) -> str:
@@ -193,24 +222,34 @@ def _svg(
     size: tuple[float, float],
     name: str,
     text: str,
+    data: dict[str, Any],
     right: float = 0.08,
 ) -> str:
-    """Draws one set of axes of the page's own.
+    """Draws one set of axes of the page's own, in which the page's script finds values.
 
     Args:
         draw: fills the axes.
         size: (width, height) in inches.
         name: prefix of the ids, which must differ between the plots of a page.
         text: what a screen reader says.
+        data: which curve or path it shows, for the script.
         right: inches kept free on the right.
     """
+    from markupsafe import escape
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
+    data = dict(data)
+    width, height = size
+    left, bottom, top = 0.62, 0.46, 0.10
+
     def fill(figure: matplotlib.figure.Figure) -> None:
-        width, height = size
-        left, bottom = 0.62, 0.46
         axes = figure.add_axes(
-            (left / width, bottom / height, (width - left - right) / width, 1 - 0.56 / height)
+            (
+                left / width,
+                bottom / height,
+                (width - left - right) / width,
+                1 - (bottom + top) / height,
+            )
         )
         axes.set_axisbelow(True)
         axes.grid(axis="y")
@@ -218,15 +257,17 @@ def _svg(
         wide = width > 5
         axes.xaxis.set_major_locator(MaxNLocator(6 if wide else 3))
         axes.yaxis.set_major_locator(MaxNLocator(6 if wide else 4))
-        if axes.get_xlabel() == "environment steps":
+        if axes.get_xlabel().endswith("steps"):
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        if wide:  # where the page's script finds a step: its bounds, and their places in points
-            ends = *axes.get_xlim(), 72 * left, 72 * (width - right)
-            axis.append(" ".join(f"{x:.6g}" for x in ends))
+        # The bounds of each axis, and their places in points from the upper left corner.
+        across = *axes.get_xlim(), 72 * left, 72 * (width - right)
+        up = *axes.get_ylim(), 72 * (height - bottom), 72 * top
+        for key, ends in (("x", across), ("y", up)):
+            data[key] = " ".join(f"{end:.9g}" for end in ends)
 
-    axis: list[str] = []
     svg = _figure_svg(fill, size, name, text)
-    return svg.replace("<svg ", f'<svg data-axis="{axis[0]}" ', 1) if axis else svg
+    attributes = "".join(f'data-{k}="{escape(str(v))}" ' for k, v in data.items())
+    return svg.replace("<svg ", f"<svg {attributes}", 1)
 
 
 def own_figure(figure: Figure, results: Results, index: int) -> str:

@@ -1,5 +1,5 @@
-// The page works without this script. With it: buttons hide arms, the pointer reads the objective's
-// curves, and the numbers are saved as CSV. Nothing is loaded or sent.
+// The page works without this script. With it: buttons hide arms, the pointer reads every
+// curve and path, and the numbers are saved as CSV. Nothing is loaded or sent.
 "use strict";
 
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -16,7 +16,7 @@ for (const button of document.querySelectorAll("button[data-arm]")) {
     const on = button.getAttribute("aria-pressed") !== "true";
     button.setAttribute("aria-pressed", String(on));
     const arm = button.dataset.arm;
-    for (const part of document.querySelectorAll(`[id^="objective-arm${arm}-"], [data-of="${arm}"]`)) {
+    for (const part of document.querySelectorAll(`[id^="curve"][id*="-arm${arm}-"], [data-of="${arm}"]`)) {
       part.classList.toggle("off", !on);
     }
   });
@@ -24,18 +24,88 @@ for (const button of document.querySelectorAll("button[data-arm]")) {
 
 // ---- read values under the pointer -----------------------------------------------------------
 
-const svg = document.querySelector("svg[data-axis]");
-if (svg) {
-  const [x0, x1, left, right] = svg.dataset.axis.split(" ").map(Number);
+function shown(index) {
+  const button = document.querySelector(`button[data-arm="${index}"]`);
+  return !button || button.getAttribute("aria-pressed") === "true";
+}
+
+function nearest(count, distance) {
+  let near = 0;
+  for (let i = 1; i < count; i++) if (distance(i) < distance(near)) near = i;
+  return near;
+}
+
+function steps(x) {
+  return `${Math.round(x).toLocaleString("en")} steps`;
+}
+
+// An axis of a picture: from its values to places, in units of the picture, and back.
+function axis(text) {
+  const [low, high, from, to] = text.split(" ").map(Number);
+  const scale = (to - from) / (high - low);
+  return {
+    place: (value) => from + (value - low) * scale,
+    value: (place) => low + (place - from) / scale,
+    holds: (place) => place >= Math.min(from, to) && place <= Math.max(from, to),
+  };
+}
+
+// Every arm's value of a curve at the step under the pointer.
+function readCurve({ curve: name, only }, x, y, at) {
+  const step = x.value(at.x);
+  const lines = [];
+  let head = null;
+  data.arms.forEach((arm, index) => {
+    const curve = arm.curves[name];
+    if (!curve || !shown(index) || (only !== undefined && Number(only) !== index)) return;
+    const i = nearest(curve.step.length, (k) => Math.abs(curve.step[k] - step));
+    head ??= steps(curve.step[i]);
+    lines.push([index, `${number(curve.point[i])} [${number(curve.low[i])}, ${number(curve.high[i])}]`]);
+  });
+  return { head, lines, across: at.x };
+}
+
+// The point of an arm's path that is nearest to the pointer.
+function readPath({ path }, x, y, at) {
+  const index = Number(path);
+  const { return: paid, objective } = data.arms[index].curves;
+  if (!paid || !objective || paid.step.length !== objective.step.length || !shown(index)) return { lines: [] };
+  const far = (i) =>
+    paid.point[i] === null || objective.point[i] === null
+      ? Infinity
+      : Math.hypot(x.place(paid.point[i]) - at.x, y.place(objective.point[i]) - at.y);
+  const i = nearest(paid.step.length, far);
+  const text = `specified ${number(paid.point[i])}, objective ${number(objective.point[i])}`;
+  return { head: steps(paid.step[i]), lines: [[index, text]], across: x.place(paid.point[i]) };
+}
+
+function fill(tip, head, lines) {
+  const title = document.createElement("b");
+  title.textContent = head;
+  tip.replaceChildren(title);
+  for (const [index, text] of lines) {
+    const arm = data.arms[index];
+    const row = document.createElement("div");
+    const mark = document.createElement("span");
+    mark.className = "mark";
+    mark.style.color = `var(--arm${index % 8})`;
+    mark.textContent = arm.shape;
+    row.append(mark, `${arm.label}: ${text}`);
+    tip.append(row);
+  }
+}
+
+function follow(svg) {
+  const [x, y] = [axis(svg.dataset.x), axis(svg.dataset.y)];
   const [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
+  const [, , bottom, top] = svg.dataset.y.split(" ");
   const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
   line.setAttribute("class", "cursor");
-  line.setAttribute("y1", 0);
-  line.setAttribute("y2", height - 34);
+  line.setAttribute("y1", top);
+  line.setAttribute("y2", bottom);
   svg.append(line);
   const tip = document.createElement("div");
   tip.className = "tip card small";
-  tip.hidden = true;
   const figure = svg.closest("figure");
   figure.append(tip);
 
@@ -47,44 +117,28 @@ if (svg) {
   svg.addEventListener("pointerleave", leave);
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
-    const at = ((event.clientX - box.left) / box.width) * width;
-    if (at < left || at > right) return leave();
-    const step = x0 + ((at - left) / (right - left)) * (x1 - x0);
-    const rows = [];
-    let shown = null;
-    data.arms.forEach((arm, index) => {
-      const pressed = document.querySelector(`button[data-arm="${index}"]`);
-      if (!arm.curve || (pressed && pressed.getAttribute("aria-pressed") !== "true")) return;
-      const { step: steps, point, low, high } = arm.curve;
-      let near = 0;
-      steps.forEach((s, i) => { if (Math.abs(s - step) < Math.abs(steps[near] - step)) near = i; });
-      if (shown === null) shown = steps[near];
-      rows.push([arm, `${number(point[near])} [${number(low[near])}, ${number(high[near])}]`, index]);
-    });
-    if (!rows.length) return leave();
-    tip.replaceChildren();
-    const head = document.createElement("b");
-    head.textContent = `${Math.round(shown).toLocaleString("en")} steps`;
-    tip.append(head);
-    for (const [arm, text, index] of rows) {
-      const row = document.createElement("div");
-      const mark = document.createElement("span");
-      mark.className = "mark";
-      mark.style.color = `var(--arm${index % 8})`;
-      mark.textContent = arm.shape;
-      row.append(mark, `${arm.label}: ${text}`);
-      tip.append(row);
-    }
-    line.setAttribute("x1", at);
-    line.setAttribute("x2", at);
+    const at = {
+      x: ((event.clientX - box.left) / box.width) * width,
+      y: ((event.clientY - box.top) / box.height) * height,
+    };
+    const read = svg.dataset.path === undefined ? readCurve : readPath;
+    const { head, lines, across } = x.holds(at.x) ? read(svg.dataset, x, y, at) : { lines: [] };
+    if (!lines.length) return leave();
+    fill(tip, head, lines);
+    line.setAttribute("x1", across);
+    line.setAttribute("x2", across);
     line.style.visibility = "visible";
     tip.hidden = false;
+    // Beside the pointer, on its roomier side, and within the window.
+    const page = document.documentElement.clientWidth;
+    const left = event.clientX > page / 2 ? event.clientX - tip.offsetWidth - 14 : event.clientX + 14;
     const frame = figure.getBoundingClientRect();
-    const x = event.clientX - frame.left;
-    tip.style.left = `${x > frame.width / 2 ? x - tip.offsetWidth - 14 : x + 14}px`;
+    tip.style.left = `${Math.max(8, Math.min(left, page - tip.offsetWidth - 8)) - frame.left}px`;
     tip.style.top = `${event.clientY - frame.top + 10}px`;
   });
 }
+
+document.querySelectorAll("svg[data-x]").forEach(follow);
 
 // ---- save the numbers ------------------------------------------------------------------------
 
@@ -103,10 +157,11 @@ function table(kind) {
       }
     }
   } else {
-    rows.push(["arm", "step", "interquartile mean", "low", "high"]);
-    for (const arm of data.arms.filter((arm) => arm.curve)) {
-      const { step, point, low, high } = arm.curve;
-      step.forEach((s, i) => rows.push([arm.label, s, point[i], low[i], high[i]]));
+    rows.push(["arm", "curve", "step", "interquartile mean", "low", "high"]);
+    for (const arm of data.arms) {
+      for (const [name, { step, point, low, high }] of Object.entries(arm.curves)) {
+        step.forEach((s, i) => rows.push([arm.label, name, s, point[i], low[i], high[i]]));
+      }
     }
   }
   return rows.map((row) => row.map(field).join(",") + "\n").join("");

@@ -19,9 +19,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .figures import colour as colour
-from .figures import hacking_figures, objective_figure, own_figure, paid_figure
-from .results import Results, Verdict, write_atomic
-from .summary import Curve, Row, column_digits, curve_of, has_gap, rows_of, show
+from .figures import curve_figure, hacking_figures, own_figure, paid_figure
+from .results import COLUMNS, Results, Verdict, write_atomic
+from .summary import (
+    Curve,
+    Row,
+    column_digits,
+    curve_names,
+    curve_of,
+    curves_of,
+    evaluated,
+    has_gap,
+    rows_of,
+    show,
+)
+from .tables import fitting_tables
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,31 +57,25 @@ def render_table(
         console: where to print; None is the terminal.
     """
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     console = console or Console()
     rows = rows_of(results)
-    table = Table(title=Text(results.title, style="bold"), title_justify="left")
-    table.add_column("arm")
-    for heading in results.columns.values():
-        table.add_column(heading, justify="right")
-    if has_gap(results):
-        table.add_column("gap to optimum", justify="right")
-    table.add_column("n", justify="right")
-    curves = [curve_of(row.arm, "objective") for row in rows]
-    if any(curves):
-        table.add_column("objective in training")
     digits = column_digits(rows)
-    for row, curve in zip(rows, curves, strict=True):
-        cells = [show(cell, digits[key]) for key, cell in row.cells.items()]
-        if has_gap(results):
-            cells.append(show(row.gap, digits["objective"]))
-        cells.append(str(len(row.arm.seeds)))
+    columns = [
+        (heading, [show(row.cells[key], digits[key]) for row in rows])
+        for key, heading in results.columns.items()
+    ]
+    if has_gap(results):
+        columns.append(("gap to optimum", [show(r.gap, digits["objective"]) for r in rows]))
+    columns.append(("n", [str(len(row.arm.seeds)) for row in rows]))
+    for name in curve_names(results.arms)[:1]:
+        curves = [curve_of(row.arm, name) for row in rows]
         if any(curves):
-            cells.append(_spark(curve, curves))
-        table.add_row(Text(row.arm.label), *map(Text, cells))
-    console.print(table)
+            columns.append((f"{name} in training", [_spark(curve, curves) for curve in curves]))
+    labels = [row.arm.label for row in rows]
+    for table in fitting_tables(results.title, labels, columns, console.width):
+        console.print(table)
     console.print(Text("Interquartile mean over seeds [95 % bootstrap interval]", style="dim"))
     for name, value in results.references.items():
         console.print(Text(f"  {name}: {value:.6g}", style="dim"))
@@ -109,13 +115,9 @@ def html(results: Results, verdicts: Sequence[Verdict], figures: Sequence[Figure
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     rows = rows_of(results)
-    evaluated = bool(rows) and all(
-        f"eval_{key}" in row.arm.curves for row in rows for key in ("return", "objective")
-    )
-    prefix = "eval_" if evaluated else ""
-    curves = {
-        key: [curve_of(row.arm, prefix + key) for row in rows] for key in ("objective", "return")
-    }
+    curves = curves_of(results.arms)
+    nothing: list[Curve | None] = [None for _ in rows]
+    returns = {key: curves.get(key, nothing) for key in COLUMNS}
     seeds = [len(row.arm.seeds) for row in rows]
     script = resources.files(__package__).joinpath("report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -123,7 +125,7 @@ def html(results: Results, verdicts: Sequence[Verdict], figures: Sequence[Figure
         results=results,
         script=script,
         digest=digest,
-        data=_data(results, rows, curves["objective"]),
+        data=_data(results, rows, curves),
         verdicts=[
             {"v": v, "glyph": _GLYPHS[v.outcome], "facts": facts_of(v), "bar": _effect_bar(v)}
             for v in verdicts
@@ -135,11 +137,14 @@ def html(results: Results, verdicts: Sequence[Verdict], figures: Sequence[Figure
         show=show,
         figures=[(f, own_figure(f, results, i)) for i, f in enumerate(figures)],
         shape=lambda i: _SHAPES[i % len(_SHAPES)],
-        measured="evaluated" if evaluated else "while training",
-        objective_svg=objective_figure(rows, curves["objective"], results.references),
-        paid_svgs=[paid_figure(row, c) for row, c in zip(rows, curves["return"], strict=True)],
-        hacking_svgs=hacking_figures(rows, curves, results.references),
-        missing=sum(c.missing for key in curves for c in curves[key] if c),
+        measured="evaluated" if evaluated(results.arms) else "while training",
+        names=COLUMNS,
+        drawn=bool(curves),
+        has_objective="objective" in curves,
+        curves=_curve_figures(results, rows, curves),
+        paid_svgs=[paid_figure(row, c) for row, c in zip(rows, returns["return"], strict=True)],
+        hacking_svgs=hacking_figures(rows, returns, results.references),
+        missing=sum(c.missing for found in curves.values() for c in found if c),
         fewest=min(seeds, default=0),
         paired=len(rows) > 1 and all(row.arm.seeds == rows[0].arm.seeds for row in rows),
         seeds=f"{min(seeds)} to {max(seeds)}"
@@ -148,11 +153,32 @@ def html(results: Results, verdicts: Sequence[Verdict], figures: Sequence[Figure
     )
 
 
-def _data(results: Results, rows: Sequence[Row], curves: Sequence[Curve | None]) -> str:
+def _curve_figures(
+    results: Results, rows: Sequence[Row], curves: dict[str, list[Curve | None]]
+) -> list[tuple[str, str]]:
+    """Names and pictures of the curves that arms share an axis for, the first over all the page."""
+    names = [name for name in curves if name != "return"]  # paid in units of each arm's own
+    return [
+        (
+            name,
+            curve_figure(
+                rows, name, curves[name], results.references if name == "objective" else {}, i,
+                wide=i == 0,
+            ),
+        )
+        for i, name in enumerate(names)
+    ]  # fmt: skip
+
+
+def _data(results: Results, rows: Sequence[Row], curves: dict[str, list[Curve | None]]) -> str:
     """What the page's script reads, as JSON that may stand in HTML."""
 
     def plain(values: Any) -> list[float | None]:
         return [float(f"{x:.6g}") if math.isfinite(x) else None for x in values.tolist()]
+
+    def parts(curve: Curve) -> dict[str, list[float | None]]:
+        arrays = {"step": curve.steps, "point": curve.point, "low": curve.low, "high": curve.high}
+        return {k: plain(v) for k, v in arrays.items()}
 
     arms = [
         {
@@ -160,15 +186,9 @@ def _data(results: Results, rows: Sequence[Row], curves: Sequence[Curve | None])
             "shape": _SHAPES[row.index % len(_SHAPES)],
             "seeds": row.arm.seeds,
             "final": {k: plain(v) for k, v in row.arm.final.items()},
-            "curve": curve
-            and {
-                "step": plain(curve.steps),
-                "point": plain(curve.point),
-                "low": plain(curve.low),
-                "high": plain(curve.high),
-            },
+            "curves": {k: parts(found) for k, v in curves.items() if (found := v[i])},
         }
-        for row, curve in zip(rows, curves, strict=True)
+        for i, row in enumerate(rows)
     ]
     text = json.dumps({"name": results.name, "arms": arms}, allow_nan=False, ensure_ascii=False)
     return text.replace("<", "\\u003c")

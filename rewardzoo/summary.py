@@ -87,6 +87,33 @@ def _final(arm: ArmResult, key: str, name: str, notes: list[str]) -> Interval | 
     return stratified_bootstrap(values)
 
 
+def evaluated(arms: Sequence[ArmResult]) -> bool:
+    """Whether evaluations stand for what was measured while training: where all arms have them."""
+    return bool(arms) and all(f"eval_{key}" in arm.curves for arm in arms for key in COLUMNS)
+
+
+def curve_names(arms: Sequence[ArmResult]) -> list[str]:
+    """The curves that any arm has, the objective's first and the specified return's second."""
+    found = dict.fromkeys(
+        name
+        for arm in arms
+        for name, values in arm.curves.items()
+        if name not in ("step", "eval_step") and np.isfinite(values).any()
+    )
+    own = [k for k in found if k.removeprefix("eval_") not in COLUMNS]
+    return [k for k in ("objective", "return") if k in found or f"eval_{k}" in found] + own
+
+
+def curves_of(arms: Sequence[ArmResult]) -> dict[str, list[Curve | None]]:
+    """Every curve that has more than a point, by name, one an arm; None where an arm has it not."""
+    prefix = "eval_" if evaluated(arms) else ""
+    curves = {
+        name: [curve_of(arm, prefix + name if name in COLUMNS else name) for arm in arms]
+        for name in curve_names(arms)
+    }
+    return {k: v for k, v in curves.items() if any(c and len(c.steps) > 1 for c in v)}
+
+
 def curve_of(arm: ArmResult, key: str) -> Curve | None:
     """The interquartile mean of a curve; points that some, not all, seeds lack become gaps."""
     values = arm.curves.get(key)

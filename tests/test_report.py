@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from rewardzoo.results import (
     write_atomic,
     write_json,
 )
+from rewardzoo.scoreboard import carried, merged, names_of
+from rewardzoo.summary import column_digits, rows_of, show
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "source"}
 NASTY = '<script>alert("1 & 2")</script> $x_1$'
@@ -95,9 +98,9 @@ class Page(HTMLParser):
         self.text += data
 
 
-def table_text(res: Results, verdicts: list[Verdict] | None = None) -> str:
+def table_text(res: Results, verdicts: list[Verdict] | None = None, width: int = 160) -> str:
     out = io.StringIO()
-    render_table(res, verdicts or [], Console(file=out, width=160))
+    render_table(res, verdicts or [], Console(file=out, width=width))
     return out.getvalue()
 
 
@@ -148,18 +151,55 @@ def test_page_holds_the_numbers_that_it_saves() -> None:
     for arm, found in zip(made.arms, data["arms"], strict=True):
         assert found["seeds"] == arm.seeds
         np.testing.assert_allclose(found["final"]["objective"], arm.final["objective"], rtol=1e-5)
-        np.testing.assert_allclose(found["curve"]["step"][-1], arm.curves["step"][0, -1])
+        np.testing.assert_allclose(found["curves"]["return"]["step"][-1], 1e5)
 
 
-def test_pointer_finds_the_steps_of_the_objective() -> None:
+def test_pointer_finds_the_values_of_every_plot() -> None:
     text = html(results(), [])
-    (axis,) = re.findall(r'data-axis="([^"]*)"', text)
-    first, last, left, right = map(float, axis.split())
+    page = Page(text)
+    plots = [attrs for tag, attrs in page.tags if tag == "svg" and "viewbox" in attrs]
+    shown = [[p.get(f"data-{key}") for key in ("curve", "only", "path")] for p in plots]
+    assert shown[0] == ["objective", None, None]
+    assert shown[1:3] == [["return", "0", None], ["return", "1", None]]
+    assert shown[3:] == [[None, None, "0"], [None, None, "1"]]
+    first, last, left, right = map(float, str(plots[0]["data-x"]).split())
     steps = results().arms[0].curves["step"][0]
     assert first < steps[0] and last > steps[-1] and 0 < left < right < 9 * 72
-    page = Page(text)
+    low, high, bottom, top = map(float, str(plots[0]["data-y"]).split())
+    assert low < 0.2 and high > 0.9 and 0 < top < bottom < 3.7 * 72
     ids = {a.get("id") for _, a in page.tags}
-    assert {"objective-arm0-line", "objective-arm1-band"} <= ids  # what a button hides
+    assert {"curve0-arm0-line", "curve0-arm1-band"} <= ids  # what a button hides
+
+
+def measured(label: str, **curves: np.ndarray[Any, Any]) -> ArmResult:
+    step = np.tile(np.arange(4.0), (3, 1))
+    return ArmResult(label, "", "r", "a", [0, 1, 2], {"step": step, **curves}, {"x": np.ones(3)})
+
+
+def test_curves_are_drawn_whatever_they_are_called() -> None:
+    rising, once = np.tile(np.arange(4.0), (3, 1)), np.full((3, 4), math.nan)
+    once[:, -1] = 1.0
+    arms = [measured("one", gold=rising, once=once), measured("two", **{"k<l": rising})]
+    res = Results("n", "p", "t", [*arms, measured("none")], "b", "c", columns={"x": "x"})
+    text = html(res, [])
+    assert_loads_nothing(text)
+    page = Page(text)
+    drawn = [attrs["data-curve"] for tag, attrs in page.tags if tag == "svg" and "data-x" in attrs]
+    assert drawn == ["gold", "k<l"]  # a single point is no curve
+    data = json.loads(scripts(text)[0])
+    assert [list(arm["curves"]) for arm in data["arms"]] == [["gold"], ["k<l"], []]
+    assert [attrs["data-arm"] for _, attrs in page.tags if "data-arm" in attrs] == ["0", "1", "2"]
+    assert 'data-save="curves"' in text
+    assert re.search("one .*[▁▂▃▄▅▆▇█]{4} │$", table_text(res), flags=re.M)
+
+
+def test_returns_are_drawn_where_no_column_shows_them() -> None:
+    trained, other = arm("trained"), measured("other")
+    res = results(trained, other, references={})
+    res = replace(res, columns={"objective": "objective (s)"})
+    plots = [attrs for tag, attrs in Page(html(res, [])).tags if "data-x" in attrs]
+    assert [p.get("data-curve") for p in plots] == ["objective", "return"]
+    assert "not recorded" not in html(res, []).replace("was not recorded", "")
 
 
 def test_page_is_accessible() -> None:
@@ -221,6 +261,35 @@ def test_table_holds_interquartile_mean_interval_gap_and_n() -> None:
     assert "gap to optimum" not in table_text(results(flat, references={}))
 
 
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_tables_never_cut_a_number(width: int) -> None:
+    names = [f"column {i} of many" for i in range(10)]
+    rng = np.random.default_rng(0)
+    arms = [
+        replace(
+            arm(f"PPO where giving up early pays, {i} (quickstart, quick)"),
+            final={name: -1234 + 0.1 * rng.normal(size=5) for name in names},
+        )
+        for i in range(3)
+    ]
+    res = replace(results(*arms), columns={name: name for name in names}, references={})
+    text = table_text(res, width=width)
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    numbers = [re.sub(r"[ │]+", " ", line) for line in text.splitlines()]
+    for row in rows_of(res):
+        digits = column_digits(rows_of(res))
+        for name, cell in row.cells.items():
+            assert any(show(cell, digits[name]) in line for line in numbers)
+    assert len(re.findall("[▁▂▃▄▅▆▇█]{12}", text)) == 3
+    squeezed = re.sub(r"[^a-z0-9,()]", "", text.lower())
+    assert all(f"{i}(quickstart,quick)" in squeezed for i in range(3)) or width < 100
+
+
+def test_a_table_that_fits_is_one() -> None:
+    assert table_text(results(), width=110).count("┏") == 1
+    assert table_text(results(), width=60).count("┏") > 1
+
+
 def test_single_seed_has_no_interval() -> None:
     alone = results(arm("alone", seeds=1))
     assert "[one seed]" in table_text(alone)
@@ -252,7 +321,7 @@ def test_missing_curves_and_scores_are_said_to_be_missing() -> None:
     assert "No learning curve of the objective was recorded" in text
     assert "objective return was not recorded" in text
     assert "bare" in table_text(results(bare))
-    assert "states no claim" in Page(html(Results("n", "p", "t", [], "b", "c"), [])).text
+    assert "No claim is stated" in Page(html(Results("n", "p", "t", [], "b", "c"), [])).text
 
 
 def test_evaluations_are_shown_where_every_arm_has_them() -> None:
@@ -343,3 +412,62 @@ def test_ticks_of_logarithms_are_numbers() -> None:
 
     svg = _figure_svg(narrow, (3.0, 2.0), "log", "a picture")
     assert ">0.2</text>" in svg and ">0.6</text>" in svg
+
+
+# ---- several runs ----------------------------------------------------------------------------
+
+
+def kept(folder: Path, name: str, *arms: ArmResult) -> Path:
+    made = replace(results(*arms), name=name, budget="quick (1,000 steps)")
+    write_json(made, VERDICTS[:2], folder / "results.json")
+    return folder
+
+
+def test_a_comparison_has_the_verdicts_and_the_curves_of_its_runs(cli: Any, tmp_path: Path) -> None:
+    a = kept(tmp_path / "a/quick", "first", arm("good", 0.3))
+    b = kept(tmp_path / "b/quick", "second", arm("good", -0.3))
+    done = cli("report", a.parent, b, "--out", tmp_path / "both.html")
+    assert done.code == 0, done.err
+    page = Page((tmp_path / "both.html").read_text(encoding="utf-8"))
+    for text in ("first, quick: the first claim", "second, quick: the second claim"):
+        assert text in page.text and text in done.out
+    for label in ("good (first, quick)", "good (second, quick)"):
+        assert label in page.text
+    (objective,) = [a for t, a in page.tags if a.get("data-curve") == "objective"]
+    ids = {attrs.get("id") for _, attrs in page.tags}
+    assert {"curve0-arm0-line", "curve0-arm1-line"} <= ids
+
+
+def test_runs_of_one_name_are_told_apart_by_where_their_folders_part(tmp_path: Path) -> None:
+    made = [
+        replace(results(), root=tmp_path / path)
+        for path in ("here/x/quick", "there/x/quick", "here/x/full")
+    ]
+    assert names_of(made[:2]) == ["here", "there"]
+    assert names_of(made) == ["here/x/quick", "there/x/quick", "here/x/full"]
+    assert names_of([made[0], replace(made[0], root=tmp_path / "here/x")]) == ["x/quick", "x"]
+    assert [v.claim for v in carried([(made[0], VERDICTS), (made[1], [])])][0] == (
+        "here: the first claim"
+    )
+
+
+def test_one_folder_twice_is_said(cli: Any, tmp_path: Path) -> None:
+    a = kept(tmp_path / "a/quick", "first", arm("good"))
+    done = cli("report", a, a.parent, "--out", tmp_path / "both.html")
+    assert done.code == 2 and "is there twice" in done.err and str(a) in done.err
+
+
+def test_report_finds_the_only_budget_below(cli: Any, tmp_path: Path) -> None:
+    a = kept(tmp_path / "a/quick", "first", arm("good"))
+    done = cli("report", a.parent)
+    assert done.code == 0 and "the first claim" in done.out and (a / "report.html").is_file()
+    kept(tmp_path / "a/full", "first", arm("good"))
+    board = cli("report", a.parent).out
+    assert "a quick" in board and "a full" in board and "Claims" in board
+    two = cli("report", a.parent, a, "--out", tmp_path / "both.html")
+    assert two.code == 2 and "name one of those below it: full, quick" in two.err
+
+
+def test_a_heading_that_runs_do_not_share_is_left_out() -> None:
+    other = replace(results(), name="other", columns={"objective": "objective (s)"})
+    assert merged([results(), other]).columns == {"objective": "objective"}
