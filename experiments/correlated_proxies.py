@@ -32,12 +32,12 @@ from rewardzoo.agents.regularised import (
 from rewardzoo.base_policy import BasePolicy
 from rewardzoo.envs.tomato.dynamics import TomatoWatering
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
+from rewardzoo.figures import colour, draw_runs
 from rewardzoo.jobs import make_envs
 from rewardzoo.metrics.hacking import HackingMonitor
 from rewardzoo.metrics.occupancy import correlation, policy_occupancy, theory_coefficient
 from rewardzoo.metrics.planning import best_policy
 from rewardzoo.metrics.statistics import paired_difference
-from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
 from rewardzoo.verdicts import above
 
@@ -279,10 +279,8 @@ def draw_monitor(figure: Any, results: Results) -> None:
     """True return and the monitor's score while learning."""
     left, right = figure.subplots(1, 2)
     for i, label in enumerate((HACKED, HONEST, SQRT_CHI2, ACTION_KL)):
-        curves = results[label].curves
         for ax, key in ((left, "objective"), (right, "score")):
-            for row, (x, y) in enumerate(zip(curves["step"], curves[key], strict=True)):
-                ax.plot(x, y, color=colour(i), lw=1, label=label if row == 0 else None)
+            draw_runs(ax, results[label].curves, key, i, label)
     left.set_ylabel("true return of an episode")
     right.set_ylabel("score of the hacking monitor")
     right.axhline(0.25, color=colour(5), ls=":", lw=1)

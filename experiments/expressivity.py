@@ -32,9 +32,9 @@ from rewardzoo.agents.tabular import (
     policy_iteration,
 )
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
+from rewardzoo.figures import colour, draw_runs
 from rewardzoo.jobs import make_envs
 from rewardzoo.metrics.statistics import Interval, paired_difference, stratified_bootstrap
-from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
 from rewardzoo.rewards import RewardFunction, VectorAppendRewardState, env_reward
 from rewardzoo.rewards.expected import Constrained
@@ -387,9 +387,7 @@ def draw_learning(figure: Any, results: Results) -> None:
         (right, (FREE, PRICED), "risk"),
     ):
         for i, label in enumerate(labels):
-            curves = results[label].curves
-            for row, (x, y) in enumerate(zip(curves["step"], curves[key], strict=True)):
-                ax.plot(x, y, color=colour(i), lw=1, label=label if row == 0 else None)
+            draw_runs(ax, results[label].curves, key, i, label)
         ax.set_xlabel("environment steps")
     left.axhline(results[SEEING].final["optimum"][0], color=colour(5), ls=":", lw=1)
     left.set_ylabel("exact value of the errand")

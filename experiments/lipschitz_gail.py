@@ -32,9 +32,9 @@ from rewardzoo.agents.gail import GAIL
 from rewardzoo.checkpoint import resume, save_keeping_previous
 from rewardzoo.demonstrations import load_demonstrations
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
+from rewardzoo.figures import colour, draw_runs
 from rewardzoo.jobs import make_envs
 from rewardzoo.metrics.statistics import Interval, iqm, paired_difference, stratified_bootstrap
-from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict, write_atomic
 from rewardzoo.rewards.adversarial import AdversarialReward
 from rewardzoo.rewards.base import RewardFunction
@@ -291,9 +291,7 @@ def draw_returns(figure: Any, results: Results) -> None:
     """Returns while learning, a panel a task."""
     for ax, task in zip(figure.subplots(1, len(STEPS), squeeze=False)[0], STEPS, strict=True):
         for i, arm in enumerate(ARMS):
-            curves = results[label(task, arm)].curves
-            for row, (x, y) in enumerate(zip(curves["step"], curves["objective"], strict=True)):
-                ax.plot(x, y, color=colour(i), lw=1, label=arm if row == 0 else None)
+            draw_runs(ax, results[label(task, arm)].curves, "objective", i, arm)
         expert = results[label(task, METHOD)].final["expert"][0]
         ax.axhline(expert, color=colour(5), ls=":", lw=1, label="expert")
         ax.set_title(task, fontsize=9)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -171,6 +171,22 @@ def _hacking_figure(
 def colour(index: int) -> str:
     """The colour of an arm, for Matplotlib; the page turns it into one that suits its setting."""
     return f"#0102{index % len(_MARKERS):02x}"
+
+
+def draw_runs(axes: Any, curves: Mapping[str, Any], key: str, index: int, label: str) -> None:
+    """A thin line a run, through the points that have a number; for an experiment's own figures.
+
+    Args:
+        axes: of Matplotlib.
+        curves: of an arm, (seeds, points) by name, ``step`` among them.
+        key: which of them.
+        index: of the colour.
+        label: in the legend, once.
+    """
+    for row, (x, y) in enumerate(zip(curves["step"], curves[key], strict=True)):
+        known = np.isfinite(y)  # not in every iteration does an episode end
+        name = None if row else label
+        axes.plot(x[known], y[known], color=colour(index), lw=1, label=name)
 
 
 def _draw_curve(axes: Axes, index: int, curve: Curve, arms: int) -> None:

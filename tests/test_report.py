@@ -13,10 +13,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import matplotlib.figure
 import numpy as np
 import pytest
 from rich.console import Console
 
+from rewardzoo.figures import draw_runs
 from rewardzoo.report import html, render_table, write_html
 from rewardzoo.results import (
     ArmResult,
@@ -471,3 +473,12 @@ def test_report_finds_the_only_budget_below(cli: Any, tmp_path: Path) -> None:
 def test_a_heading_that_runs_do_not_share_is_left_out() -> None:
     other = replace(results(), name="other", columns={"objective": "objective (s)"})
     assert merged([results(), other]).columns == {"objective": "objective"}
+
+
+def test_runs_are_drawn_through_the_points_that_have_a_number() -> None:
+    axes = matplotlib.figure.Figure().subplots()
+    step, value = np.tile([1.0, 2.0, 3.0], (2, 1)), np.array([[1, np.nan, 3], [np.nan, 5, np.nan]])
+    draw_runs(axes, {"step": step, "value": value}, "value", 1, "an arm")
+    first, second = (line.get_xydata().tolist() for line in axes.lines)
+    assert first == [[1.0, 1.0], [3.0, 3.0]] and second == [[2.0, 5.0]]
+    assert axes.get_legend_handles_labels()[1] == ["an arm"]

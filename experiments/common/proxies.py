@@ -14,9 +14,9 @@ import torch
 
 from rewardzoo.agents.orpo import play_base
 from rewardzoo.experiment import Claim, Figure, Measure
+from rewardzoo.figures import colour, draw_runs
 from rewardzoo.metrics.occupancy import theory_coefficient
 from rewardzoo.metrics.statistics import paired_difference
-from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
 from rewardzoo.verdicts import above, below
 
@@ -226,10 +226,7 @@ def draw(figure: Any, results: Results, episode: str) -> None:
     left.set_ylabel("objective a step")
     left.legend(fontsize=7)
     for i, label in enumerate((HACKED, HONEST, arm(SQRT_CHI2, THEORY))):
-        curves = results[label].curves
-        for row, (x, y) in enumerate(zip(curves["step"], curves["objective"], strict=True)):
-            known = np.isfinite(y)
-            right.plot(x[known], y[known], color=colour(3 + i), label=None if row else label)
+        draw_runs(right, results[label].curves, "objective", 3 + i, label)
     right.set_xlabel("environment steps")
     right.set_ylabel(f"objective of {episode}")
     right.legend(fontsize=7)
