@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUN ?= $(shell getconf _NPROCESSORS_ONLN)-cores
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart test test-slow docs docs-check bench lint clean
+.PHONY: help quickstart test test-slow docs docs-check bench soak lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -47,6 +47,10 @@ docs-check: docs  ## open every page in a headless browser (chromium)
 bench: .venv/bench  ## speed, as ratios to peers in the same run; kept for the docs as RUN
 	mkdir -p docs/benchmarks
 	$(BIN)/rewardzoo bench --out docs/benchmarks/$(RUN).json
+
+soak: .venv/base  ## half an hour of training, whose memory must not grow; kept with the speed of RUN
+	mkdir -p docs/benchmarks
+	$(BIN)/rewardzoo bench --only soak --out docs/benchmarks/$(RUN).json
 
 lint: .venv/dev  ## style and types
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The gallery: one film of every family of environments that can be drawn, text of the others.
+"""The gallery: a film of every family of environments; those without pictures show their text.
 
 Found from the registry; ``players.py`` says who plays. ``python docs/gallery.py GridWorld-v0``
 makes one page's films into the present folder, to look at them.
@@ -6,9 +6,9 @@ makes one page's films into the present folder, to look at them.
 
 from __future__ import annotations
 
-import inspect
 import io
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,15 @@ from PIL import Image
 from players import Film
 from stored import stored
 
+from rewardzoo.frames import pictures
 from rewardzoo.registration import documented_class, env_ids, functional_ids
 from rewardzoo.results import write_atomic
+from rewardzoo.video import episode
 
 LIMIT = 300_000  # bytes of a film
 FRAMES = 48  # of a film
 STEPS = 300  # of an episode, at most
+PAGES = 12  # of text, at most
 WIDTH = 360  # pixels
 SECONDS = 8.0  # a film lasts at most
 
@@ -44,19 +47,33 @@ def pages() -> dict[str, list[str]]:
     return found
 
 
+class Playing:
+    """A film's player as a policy; it is called in when its environment has been reset."""
+
+    def __init__(self, film: Film, env: Any) -> None:
+        self.act = cache(lambda: film.player(env.unwrapped))
+
+    def predict(self, obs: Any, state: Any, deterministic: bool) -> tuple[Any, Any]:
+        """What the player does."""
+        return self.act()(obs), state
+
+
 def play(film: Film) -> tuple[list[Any], float]:
-    """The frames of the film's episode, at most ``FRAMES`` evenly spaced, and frames a second."""
-    env: Any = gymnasium.make(film.id, render_mode="rgb_array", **film.arguments)
-    obs, _ = env.reset(seed=film.seed)
-    act = film.player(env.unwrapped)
-    frames = [env.render()]
-    for _ in range(STEPS):
-        obs, _, terminated, truncated, _ = env.step(act(obs))
-        frames.append(env.render())
-        if terminated or truncated:
-            break
+    """The frames of the film's episode, at most ``FRAMES`` evenly spaced, and frames a second.
+
+    Of an environment that only has text, pages of the first ``PAGES`` steps with their captions.
+    """
+    probe = gymnasium.make(film.id)
+    drawn = "rgb_array" in probe.unwrapped.metadata["render_modes"]
+    probe.close()
+    mode = "rgb_array" if drawn else "ansi"
+    env: Any = gymnasium.make(film.id, render_mode=mode, **film.arguments)
+    shots = list(episode(env, Playing(film, env), STEPS if drawn else PAGES, film.seed))
     fps = float(env.metadata.get("render_fps", 30))
     env.close()
+    if not drawn:
+        return pictures([f"{shot.caption}\n\n{shot.frame}" for shot in shots]), PAGES / SECONDS
+    frames = [shot.frame for shot in shots]
     kept = np.unique(np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int))
     seconds = min(SECONDS, len(frames) / fps)
     if film.rows is not None:
@@ -114,21 +131,6 @@ def _montage(images: list[Image.Image]) -> Image.Image:
     return out
 
 
-def text(id: str) -> str:
-    """The text rendering of a few random steps."""
-    env: Any = gymnasium.make(id, render_mode="ansi")
-    env.reset(seed=0)
-    act = players.at_random(env)
-    lines = [env.render()]
-    for _ in range(4):
-        _, _, terminated, truncated, _ = env.step(act(None))
-        lines.append(env.render())
-        if terminated or truncated:
-            break
-    env.close()
-    return "\n".join(lines)
-
-
 def name_of(film: Film) -> str:
     """Its file."""
     return f"film-{film.id.split('/')[1]}.gif"
@@ -151,15 +153,7 @@ def write_gallery(out: Path) -> None:
         '<div class="gallery" markdown>',
         "",
     ]
-    texts: list[str] = []
     for page, ids in pages().items():
-        env = gymnasium.make(ids[0])
-        modes = env.unwrapped.metadata["render_modes"]
-        env.close()
-        what = inspect.cleandoc(documented_class(ids[0]).__doc__).partition("\n")[0]
-        if "rgb_array" not in modes:
-            texts += [f"### [{page}]({page}.md)\n\n{what}\n\n```text\n{text(ids[0])}\n```\n"]
-            continue
         for film in players.films(page, ids[0]):
             name = name_of(film)
             write_atomic(out / name, film_of(film))
@@ -171,8 +165,7 @@ def write_gallery(out: Path) -> None:
                 "</figure>",
                 "",
             ]
-    lines += ["</div>", "", "## In words", "", "These have nothing to draw but a line of text.", ""]
-    write_atomic(out / "gallery.md", "\n".join(lines + texts) + "\n")
+    write_atomic(out / "gallery.md", "\n".join([*lines, "</div>", ""]))
 
 
 if __name__ == "__main__":

@@ -127,22 +127,19 @@ def env_card(page: str, ids: list[str]) -> str:
     env: Any = gymnasium.make(id).unwrapped
     func = getattr(env, "func", None)
     lines = [f"# {id if len(ids) == 1 else page}", "", first_line(documented_class(id).__doc__), ""]
-    if "rgb_array" in env.metadata["render_modes"]:
-        films = players.films(page, id)
-        lines += ['<div class="gallery" markdown>', ""] if len(films) > 1 else []
-        for film in films:
-            name = gallery.name_of(film)
-            shown = film.id.split("/")[1]
-            lines += [
-                "<figure markdown>",
-                f"![{shown}: {film.caption}]({name})",
-                f"<figcaption>{shown}: {film.caption}</figcaption>",
-                "</figure>",
-                "",
-            ]
-        lines += ["</div>", ""] if len(films) > 1 else []
-    elif "ansi" in env.metadata["render_modes"]:
-        lines += ["```text", gallery.text(id), "```", ""]
+    films = players.films(page, id)
+    lines += ['<div class="gallery" markdown>', ""] if len(films) > 1 else []
+    for film in films:
+        name = gallery.name_of(film)
+        shown = film.id.split("/")[1]
+        lines += [
+            "<figure markdown>",
+            f"![{shown}: {film.caption}]({name})",
+            f"<figcaption>{shown}: {film.caption}</figcaption>",
+            "</figure>",
+            "",
+        ]
+    lines += ["</div>", ""] if len(films) > 1 else []
     limit = gymnasium.spec(id).max_episode_steps
     lines += [
         "| | value |",
@@ -336,7 +333,7 @@ def write_api() -> None:
 def write_citations() -> None:
     """How to cite the project, and the paper of everything in it."""
     cff = (HERE.parent / "CITATION.cff").read_text()
-    fields = dict(re.findall(r"^(\w+): (.+)$", cff, re.MULTILINE))
+    fields = dict(re.findall(r"^([\w-]+): (.+)$", cff, re.MULTILINE))
     authors = " and ".join(f"{{{name}}}" for name in re.findall(r"- name: (.+)", cff))
     lines = [
         "# How to cite",
@@ -347,6 +344,7 @@ def write_citations() -> None:
         "@software{rewardzoo,",
         f"  title = {{{fields['title']}}},",
         f"  author = {authors},".replace("{The", "{{The").replace("authors}", "authors}}"),
+        f"  year = {{{fields['date-released'][:4]}}},",
         f"  version = {{{fields['version']}}},",
         f"  license = {{{fields['license']}}},",
         "}",

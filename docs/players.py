@@ -1,8 +1,8 @@
 """Who plays in the gallery's films: for each page of environments, somebody who knows how.
 
-Scripted rules, exact solutions and shipped demonstrations; whoever is not named here acts at
-random, and the caption says so. A player takes the unwrapped environment, already reset, and gives
-a function from observations to actions.
+Trained agents of the zoo, scripted rules, exact solutions and shipped demonstrations; whoever is
+not named here acts at random, and the caption says so. A player takes the unwrapped environment,
+already reset, and gives a function from observations to actions.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.functional import one_hot
 
 Act = Callable[[Any], Any]
 
@@ -48,6 +50,41 @@ def optimally(env: Any) -> Act:
     return lambda obs: int(policy[int(obs)].argmax())
 
 
+def trained(name: str) -> Callable[[Any], Act]:
+    """What an agent of the zoo finds most likely."""
+
+    def player(env: Any) -> Act:
+        from zoo import by_policy  # which needs this module
+
+        return by_policy(name)(env)
+
+    return player
+
+
+def in_turn(*actions: int) -> Callable[[Any], Act]:
+    """These actions, again and again."""
+
+    def player(env: Any) -> Act:
+        following = cycle(actions)
+        return lambda obs: next(following)
+
+    return player
+
+
+def persuasively(env: Any) -> Act:
+    """Show the feature that now moves the judge most to one's own side."""
+    judge = env.func.judge
+
+    def act(obs: Any) -> int:
+        features, shown, actions = env.state.features[0], env.state.shown[0], env.state.actions[0]
+        hidden = (~shown).nonzero().squeeze(1)
+        then = shown | one_hot(hidden, len(shown)).to(torch.bool)
+        ours, theirs = (judge(features * then, then, a.expand(len(hidden))) for a in actions)
+        return int(hidden[(ours - theirs).argmax()])
+
+    return act
+
+
 def towards_the_fall(env: Any) -> Act:
     """Push to the side to which the pole falls."""
     return lambda obs: int(obs @ np.array([0.1, 0.3, 1.0, 1.0]) > 0)
@@ -60,20 +97,6 @@ def along_the_velocity(env: Any) -> Act:
     return lambda obs: np.array([1.0 if obs[1] >= 0 else -1.0], np.float32)
 
 
-def pump_and_hold(env: Any) -> Act:
-    """Raise the pendulum's energy to that of upright, then hold it there."""
-
-    def act(obs: Any) -> Any:
-        cos, sin, velocity = (float(x) for x in obs)
-        energy = velocity**2 / 6 + 5 * (cos - 1)
-        torque = 2.0 if velocity * energy < 0 else -2.0
-        if cos > 0.9:
-            torque = -10 * math.atan2(sin, cos) - 2 * velocity
-        return np.array([np.clip(torque, -2, 2)], np.float32)
-
-    return act
-
-
 def right_then_up(env: Any) -> Act:
     """To below the goal, then up, and back where a slip has led too far."""
 
@@ -84,30 +107,6 @@ def right_then_up(env: Any) -> Act:
         if x > 0.96:
             return 1
         return 2 if y < 0.97 else 3
-
-    return act
-
-
-def to_the_next_dry_tomato(env: Any) -> Act:
-    """The shortest way to a dry tomato that does not lead through the bucket."""
-    func = env.func
-    number = {place: i for i, place in enumerate(func.cells)}
-
-    def act(obs: Any) -> int:
-        dry = {c for c, wet in zip(func.tomato_cells, obs["tomatoes"], strict=False) if not wet}
-        here = int(obs["agent"])
-        queue, seen = deque([(here, -1)]), {here, func.bucket_cell}
-        while queue:
-            cell, first = queue.popleft()
-            if cell in dry:
-                return first
-            for action, (dy, dx) in enumerate(((0, 1), (0, -1), (1, 0), (-1, 0))):
-                y, x = func.cells[cell]
-                following = number.get((y + dy, x + dx), cell)
-                if following not in seen:
-                    seen.add(following)
-                    queue.append((following, action if first < 0 else first))
-        return 0
 
     return act
 
@@ -244,9 +243,29 @@ FILMS: dict[str, tuple[Film, ...]] = {
     "AlignmentCartPole-v0": (
         Film("rewardzoo/AlignmentCartPole-v0", "pushing where the pole falls", towards_the_fall),
     ),
-    "CartPole-v0": (
-        Film("rewardzoo/CartPole-v0", "pushing where the pole falls", towards_the_fall),
-    ),
+    **{
+        page: (Film(f"rewardzoo/{page}", f"the zoo's {name}", trained(name), {}, seed),)
+        for page, name, seed in (
+            ("CartPole-v0", "ppo-cartpole", 0),
+            ("Pendulum-v0", "sac-pendulum", 0),
+            ("TomatoWatering-v0", "ppo-tomato", 0),
+            ("KneeOA-v0", "double-dqn-knee-oa", 4),
+        )
+    },
+    **{
+        f"{name}-v0": (Film(f"rewardzoo/{name}-v0", caption, in_turn(*actions)),)
+        for name, caption, actions in (
+            ("OneState", "a and b in turn, the best with memory", (0, 1)),
+            ("OneChoice", "the best choice", (0,)),
+            ("TwoChoices", "the same choice twice", (0, 0)),
+            ("LeaveOrStay", "leaving at once", (0,)),
+            ("Unvisited", "the best choice", (0,)),
+        )
+    },
+    **{
+        f"{name}-v0": (Film(f"rewardzoo/{name}-v0", "whatever moves the judge most", persuasively),)
+        for name in ("SepsisDebate", "DebateTrap")
+    },
     "AlignmentMaze-v0": (
         Film("rewardzoo/AlignmentMaze-v0", "right, then up", right_then_up, {}, 6),
     ),
@@ -254,12 +273,8 @@ FILMS: dict[str, tuple[Film, ...]] = {
         page: (Film(f"rewardzoo/{page}", "pushing along the velocity", along_the_velocity),)
         for page in ("AlignmentMountainCar-v0", "MountainCar-v0", "MountainCarContinuous-v0")
     },
-    "Pendulum-v0": (Film("rewardzoo/Pendulum-v0", "pumping energy, then holding", pump_and_hold),),
     "GridWorld-v0": (Film("rewardzoo/GridWorld-v0", "the exact optimum", optimally, {}, 4),),
     "SepsisICU-v0": (Film("rewardzoo/SepsisICU-v0", "the exact optimum", optimally, {}, 9),),
-    "TomatoWatering-v0": (
-        Film("rewardzoo/TomatoWatering-v0", "to the nearest dry tomato", to_the_next_dry_tomato),
-    ),
     **{
         f"Submodular{name}-v0": (Film(f"rewardzoo/Submodular{name}-v0", _GREEDY, greedily),)
         for name in (
@@ -276,9 +291,6 @@ FILMS: dict[str, tuple[Film, ...]] = {
     },
     "SubmodularCar-v0": (
         Film("rewardzoo/SubmodularCar-v0", "steering half a metre ahead", towards_the_track_ahead),
-    ),
-    "KneeOA-v0": (
-        Film("rewardzoo/KneeOA-v0", "a visit every second year", every_second_year, {}, 1),
     ),
     "KneeOASingle-v0": (
         Film("rewardzoo/KneeOASingle-v0", "a visit every second year", every_second_year, {}, 1),

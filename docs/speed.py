@@ -1,4 +1,4 @@
-"""The page of speed: what ``make bench`` has stored in ``docs/benchmarks``, a file a machine."""
+"""The page of speed: what ``make bench`` and ``make soak`` have stored, a file a machine."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import judges
+
 from rewardzoo.results import write_atomic
 
 STORED = Path(__file__).parent / "benchmarks"
@@ -24,6 +26,7 @@ so. One command measures all of it on your machine, and adds a column to this pa
 
 ```bash
 make bench  # into docs/benchmarks; make bench RUN=laptop gives it a name
+make soak   # the memory of half an hour of training, into the same file
 ```
 
 `rewardzoo bench --only scaling_envs --out here.json` runs one benchmark alone.
@@ -40,6 +43,7 @@ def write_speed(out: Path) -> None:
         chapters += [machines(runs), *ratios(runs, out), *curves(runs, out), *readings(runs)]
     else:
         chapters.append("No run is stored in `docs/benchmarks`; the command above makes one.\n")
+    chapters.append(judges.chapter())
     write_atomic(out / "speed.md", "\n".join(chapters))
 
 

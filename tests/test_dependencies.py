@@ -1,4 +1,4 @@
-"""What is imported is declared, what is declared is imported, and extras are asked for politely."""
+"""What is imported is declared and pinned, what is declared is imported, extras are missed politely."""
 
 from __future__ import annotations
 
@@ -163,6 +163,42 @@ def test_what_is_declared_is_imported(extra: str) -> None:
     files = [i for i in IMPORTS if i.file.startswith(PEERS) or extra != "bench"]
     used = {found.distribution for found in files if found.how != "typing"}
     assert known - used - set(UNIMPORTED) == set()
+
+
+UNPINNED = {"rewardzoo": "the extra all names the other extras by it"}
+"""Declared without a version in constraints.txt, and why."""
+UNDECLARED = {
+    "simglucose": "the Makefile installs it alone",
+    "arch": "rliable needs it, and it sets the bound of pandas",
+}
+"""In constraints.txt without being declared, and why."""
+REQUIREMENTS = [
+    Requirement(text)
+    for texts in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+    for text in texts
+]
+PINS = {
+    canonicalize_name(pin.name): pin
+    for line in (ROOT / "constraints.txt").read_text().splitlines()
+    if (text := line.partition("#")[0].strip())
+    for pin in [Requirement(text)]
+}
+
+
+def test_every_declared_package_is_pinned_and_no_other() -> None:
+    declared = {canonicalize_name(r.name) for r in REQUIREMENTS}
+    assert declared - set(PINS) == set(UNPINNED)
+    assert set(PINS) - declared == set(UNDECLARED)
+
+
+def test_a_pin_is_one_version_within_the_declared_ranges() -> None:
+    wrong = []
+    for requirement in REQUIREMENTS:
+        if (pin := PINS.get(canonicalize_name(requirement.name))) is not None:
+            (only,) = pin.specifier
+            if only.operator != "==" or not requirement.specifier.contains(only.version):
+                wrong.append(f"{pin} for {requirement}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_every_exception_is_still_one() -> None:

@@ -7,8 +7,11 @@ import io
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gymnasium
@@ -76,7 +79,10 @@ def test_code_blocks_run(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
-    namespace: dict[str, Any] = {"__name__": "example"}
+    module = ModuleType("example")
+    namespace: dict[str, Any] = vars(module)
+    for file in re.findall(r"^`(rewardzoo/\S+)\.py`:$", page.read_text(), re.MULTILINE):
+        monkeypatch.setitem(sys.modules, file.replace("/", "."), module)  # which others import
     assert blocks(page, "python")
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), namespace)
@@ -127,6 +133,46 @@ def test_commands_are_understood(page: Path, line: str, registries: None) -> Non
         check_env_id(options["env"])
 
 
+def test_the_git_commands_lead_from_a_fork_to_a_branch_on_top_of_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The contributor's commands, with a project that moves on and a fork of it in two folders."""
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "someone")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "someone@example.org")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+
+    def shell(text: str, folder: Path) -> str:
+        done = subprocess.run(
+            ["bash", "-ec", text], cwd=folder, check=True, capture_output=True, text=True
+        )
+        return done.stdout
+
+    page = ROOT / "CONTRIBUTING.md"
+    first, last = (b for b in blocks(page, "console") if "git " in b)
+    first = "\n".join(x for x in first.splitlines() if x.startswith("git "))
+    files = last.partition("git add ")[2].partition("\n")[0].split()
+    new = [file for file in files if not (ROOT / file).exists()]
+    shell(
+        "git init -q -b main project && cd project && echo Changes > CHANGELOG.md\n"
+        "git add . && git commit -qm Start && cd .. && git clone -q --bare project fork\n"
+        "cd project && git commit -q --allow-empty -m 'of somebody else'",
+        tmp_path,
+    )
+    fork, project = tmp_path / "fork", tmp_path / "project"
+    shell(first.replace("YOUR-FORK", str(fork)).replace("PROJECT", str(project)), tmp_path)
+    clone = tmp_path / "rewardzoo"
+    for file in files:
+        (clone / file).parent.mkdir(parents=True, exist_ok=True)
+        (clone / file).write_text("new")
+    assert all(f"`{file}`:" in page.read_text() for file in new) and len(new) == 2
+    shell(last, clone)
+    log = shell("git log --format=%s stall-penalty", fork).splitlines()
+    assert log[1:] == ["of somebody else", "Start"] and len(log) == 3
+    changed = shell("git diff --name-only stall-penalty~ stall-penalty", fork).split()
+    assert sorted(changed) == sorted(files)
+
+
 def test_the_command_line_of_a_page_can_be_wrong() -> None:
     for line in (["trian"], ["train", "--envs", "x"], ["run", "quickstart", "--seeds", "many"]):
         with pytest.raises(Exception, match="(?i)no such|valid"):
@@ -169,16 +215,28 @@ def test_every_environment_has_a_card(generated: Path, docs: Any) -> None:
     assert "NetHack and MiniHack: sparse rewards" in index and "|  |" not in index
 
 
-def test_every_environment_that_can_be_drawn_plays_in_the_gallery(
-    generated: Path, docs: Any
-) -> None:
+def test_every_family_plays_in_the_gallery_and_on_its_card(generated: Path, docs: Any) -> None:
     text = (generated / "gallery.md").read_text()
-    for page, ids in docs("gallery").pages().items():
-        modes = gymnasium.make(ids[0]).unwrapped.metadata["render_modes"]
-        if "rgb_array" in modes:
-            assert re.search(rf"\]\(film-[^)]*\.gif\)\]\({page}\.md\)", text), page
-        else:
-            assert f"### [{page}]({page}.md)" in text
+    for page in docs("gallery").pages():
+        films = re.findall(rf"\]\((film-[^)]*\.gif)\)\]\({page}\.md\)", text)
+        card = (generated / f"{page}.md").read_text()
+        assert films and all((generated / film).is_file() and film in card for film in films), page
+
+
+def test_where_there_is_no_picture_a_film_shows_captioned_text(docs: Any) -> None:
+    from rewardzoo.frames import pictures
+
+    gallery, players = docs("gallery"), docs("players")
+    (film,) = players.films("TwoChoices-v0", "rewardzoo/TwoChoices-v0")
+    frames, _ = gallery.play(film)
+    expected = pictures(
+        [
+            "start\n\nplace 0, last action -",
+            "step 1  action 0  reward 0  objective 0, in all 0\n\nplace 1, last action a",
+            "step 2  action 0  reward 1  objective 1, in all 1\n\nplace 2, last action a",
+        ]
+    )
+    assert np.array_equal(frames, expected)
 
 
 def test_every_policy_of_the_zoo_has_its_card_and_its_scores_in_the_index(generated: Path) -> None:
@@ -233,6 +291,9 @@ def test_every_module_is_in_the_reference_and_every_paper_can_be_cited(generated
         assert f"::: rewardzoo.{module}\n" in pages
     cite = (generated / "cite.md").read_text()
     assert "@software{rewardzoo," in cite and "Ng, Harada, Russell (1999)" in cite
+    (year,) = re.findall(r"^  year = \{(\d{4})\},$", cite, re.MULTILINE)
+    assert f"\ndate-released: {year}-" in (ROOT / "CITATION.cff").read_text()
+    assert f"Copyright (c) {year} " in (ROOT / "LICENSE").read_text()
     assert "Schulman et al. 2017" in cite  # PPO's, from its module
     for name in EXPERIMENTS:
         assert f"(experiments.md#{name})" in cite
@@ -337,6 +398,9 @@ def test_the_guide_names_what_exists() -> None:
         ("SubmodularCar-v0", 15.0),
         ("TomatoWatering-v0", 8.0),  # 5.49 at random, 9.74 at best
         ("PegInHole-v0", -60.0),
+        ("OneState-v0", 50.0),  # 11 at random
+        ("LeaveOrStay-v0", 99.0),
+        ("SepsisDebate-v0", 1.0),  # won
     ],
 )
 def test_whoever_plays_in_the_gallery_knows_how(page: str, least: float, docs: Any) -> None:
@@ -418,6 +482,25 @@ def test_the_page_of_a_notebook_shows_what_was_printed_and_drawn(docs: Any) -> N
         "```bash\nfalse\n```\n\n"
         "[Download this page as a notebook](x.ipynb)\n"
     )
+
+
+def test_what_a_model_was_found_to_be_is_stored_as_printed_and_shown(
+    docs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generated: Path
+) -> None:
+    judges = docs("judges")
+    shown = judges.chapter()
+    assert shown in (generated / "speed.md").read_text()
+    printed = json.loads(judges.STORED.read_text())["printed"]
+    for name in ("model", "speed", "AUC", "balanced accuracy", "verdict"):
+        assert f"| {name} | {printed[name]} |" in shown
+    # The rules need no model; that they are not good enough is no failure.
+    monkeypatch.setattr(judges, "COMMAND", ("rewardzoo", "llm", "check", "--annotator", "rules"))
+    found = judges.measure()
+    assert set(found["printed"]) == set(printed) and found["hardware"]["cores"] > 0
+    assert re.fullmatch(r"0\.\d{3}", found["printed"]["AUC"])
+    monkeypatch.setattr(judges, "COMMAND", ("rewardzoo", "llm", "check", "--annotator", "nobody"))
+    with pytest.raises(RuntimeError, match="rewardzoo llm check --annotator nobody: .*expected"):
+        judges.measure()
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
 """Memory of a process that trains on and on: megabytes a minute, for half an hour.
 
-Round after round, an agent that learns from its rollouts and one that learns from a replay buffer
-go on training, are evaluated, saved, and read again from their files. Whatever is kept by mistake
-of a round, an environment, a graph, a file, grows with their number.
+Round after round, an agent that learns from its rollouts, one that learns from a replay buffer and
+one whose worlds are stepped by worker processes go on training, are evaluated, saved, and read
+again from their files. Whatever is kept by mistake of a round, an environment, a graph, a worker's
+shared memory, grows with their number.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from scipy import stats
 
@@ -23,6 +25,7 @@ MINUTES = 30.0
 BAR = 1.0  # MB a minute
 _WARM_UP = 0.2  # of the time: buffers fill, allocators settle
 _STATUS = Path("/proc/self/status")
+_NUM_ENVS = 8
 
 
 def run(say: Callable[[str], None]) -> list[Row]:
@@ -88,43 +91,70 @@ def slope(readings: list[tuple[float, float]]) -> tuple[float, float, float]:
     return float(growth), float(low), float(high)
 
 
-_SETTINGS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+def _functional(env: str, reward: str) -> Any:
+    from rewardzoo.jobs import make_envs
+
+    return make_envs(env, reward, _NUM_ENVS)
+
+
+def _workers(env: str, reward: str) -> Any:
+    """In two processes beside this one."""
+    from rewardzoo import VectorRewardWrapper
+    from rewardzoo.engines import GymnasiumEngine
+    from rewardzoo.rewards import make_reward
+    from rewardzoo.simulator import SimulatorVectorEnv
+
+    envs = SimulatorVectorEnv(_NUM_ENVS, GymnasiumEngine, num_workers=2, env=env)
+    return VectorRewardWrapper(envs, make_reward(reward))
+
+
+_SETTINGS: tuple[tuple[str, str, Callable[[], Any], dict[str, Any]], ...] = (
     (
+        "cart-pole",
         "ppo",
-        "rewardzoo/CartPole-v0",
-        "normalise(objective, gamma=0.99) + 0.1 * pole_rule()",
+        partial(
+            _functional,
+            "rewardzoo/CartPole-v0",
+            "normalise(objective, gamma=0.99) + 0.1 * pole_rule()",
+        ),
         {"num_steps": 64},
     ),
     (
+        "pendulum",
         "sac",
-        "rewardzoo/Pendulum-v0",
-        "objective",
+        partial(_functional, "rewardzoo/Pendulum-v0", "objective"),
         {"buffer_size": 4096, "num_steps": 16, "updates_per_step": 0.125, "learning_starts": 256},
     ),
-)  # fmt: skip
+    (
+        "workers",
+        "ppo",
+        partial(_workers, "CartPole-v1", "normalise(objective, gamma=0.99)"),
+        {"num_steps": 64},
+    ),
+)
 
 
-def _learner(agent: str, env: str, reward: str, settings: dict[str, Any]) -> tuple[Any, Any]:
-    """An agent, and what makes its environments."""
-    from rewardzoo.jobs import make_envs
-
-    def envs() -> Any:
-        return make_envs(env, reward, 8)
-
-    return AGENTS[agent](envs(), seed=0, **settings), envs
+class _Learner(NamedTuple):
+    name: str  # of its files
+    agent: Any
+    envs: Callable[[], Any]  # makes its environments
 
 
-def _round(learner: tuple[Any, Any], folder: Path) -> tuple[Any, Any]:
+def _learner(name: str, agent: str, envs: Callable[[], Any], settings: dict[str, Any]) -> _Learner:
+    return _Learner(name, AGENTS[agent](envs(), seed=0, **settings), envs)
+
+
+def _round(learner: _Learner, folder: Path) -> _Learner:
     """Train, evaluate, save; the agent that is read again goes on."""
-    agent, envs = learner
-    agent.learn(1024, reset_num_timesteps=False, log_dir=folder / agent.registered_name)
+    name, agent, envs = learner
+    agent.learn(1024, reset_num_timesteps=False, log_dir=folder / name)
     agent.evaluate(envs(), 8)
-    path = folder / f"{agent.registered_name}.pt"
+    path = folder / f"{name}.pt"
     agent.save(path)
-    return type(agent).load(path, env=envs()), envs
+    return learner._replace(agent=type(agent).load(path, env=envs()))
 
 
 def _megabytes() -> float:
-    """Resident memory of this process that is its own: not of files and not shared."""
-    (line,) = [x for x in _STATUS.read_text().splitlines() if x.startswith("RssAnon")]
-    return float(line.split()[1]) / 1024.0
+    """Resident memory of this process that no file holds: its own, and shared with workers."""
+    lines = (line.split() for line in _STATUS.read_text().splitlines())
+    return sum(float(x[1]) for x in lines if x[0] in ("RssAnon:", "RssShmem:")) / 1024.0

@@ -65,7 +65,7 @@ class VectorAppendRewardState(gymnasium.vector.VectorWrapper):
     def __init__(self, envs: VectorRewardWrapper) -> None:
         super().__init__(envs)
         self._fn = envs.reward_function
-        self._envs = envs
+        self._envs, self.device = envs, envs.device
         envs.keep_features = True
         width = _features(self._fn).shape[1]
         self._inner_space = envs.single_observation_space

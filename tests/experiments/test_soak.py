@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +44,29 @@ def test_what_is_kept_is_seen() -> None:
     assert soak._megabytes() - before == pytest.approx(64.0, abs=2.0)
 
 
-def test_a_round_goes_on_with_the_agent_that_was_read_again(tmp_path: Path) -> None:
-    learner = soak._learner(*soak._SETTINGS[0])
+def test_what_is_shared_with_workers_is_seen() -> None:
+    before = soak._megabytes()
+    kept = mmap.mmap(-1, 64 << 20)
+    np.frombuffer(kept, np.uint8)[:] = 1
+    assert soak._megabytes() - before == pytest.approx(64.0, abs=2.0)
+
+
+@pytest.mark.parametrize("settings", soak._SETTINGS, ids=lambda settings: settings[0])
+def test_a_round_goes_on_with_the_agent_that_was_read_again(settings: Any, tmp_path: Path) -> None:
+    learner = soak._learner(*settings)
     for steps in (1024, 2048):
         before, learner = learner, soak._round(learner, tmp_path)
-        assert learner[0] is not before[0] and learner[0].num_timesteps == steps
+        assert learner.agent is not before.agent and learner.agent.num_timesteps == steps
+
+
+def test_one_learners_worlds_are_in_workers_that_end_with_its_round(tmp_path: Path) -> None:
+    gc.collect()  # whatever other tests have left
+    before = set(multiprocessing.active_children())
+    learner = soak._learner(*soak._SETTINGS[-1])
+    for _ in range(2):
+        assert len(set(multiprocessing.active_children()) - before) == 2
+        learner = soak._round(learner, tmp_path)
+        gc.collect()
 
 
 def test_it_lasts_at_least_one_round() -> None:

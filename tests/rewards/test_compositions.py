@@ -1,14 +1,16 @@
 """Random stacks of wrappers around random arithmetic of reward functions, against plain Python.
 
 Every function here has a sibling of a few lines that is told of one batch of steps at a time and
-knows no tensors, no autoreset and no wrappers; both must pay the same.
+knows no tensors, no autoreset and no wrappers; both must pay the same and remember the same. The
+environments are single ones, batches of them and functional ones, with observations of all kinds,
+to which one layer of the stack may append its memory.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +19,19 @@ from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewardzoo import RewardFunction, VectorRewardWrapper
+from rewardzoo import RewardFunction, RewardWrapper, VectorRewardWrapper
 from rewardzoo.functional_vector import FunctionalVectorEnv
-from rewardzoo.rewards import Clip, Delay, Normalise, Potential, Schedule, env_reward
-from rewardzoo.testing.scripted import ScriptedFunc, scripted_envs
+from rewardzoo.rewards import (
+    AppendRewardState,
+    Clip,
+    Delay,
+    Normalise,
+    Potential,
+    Schedule,
+    VectorAppendRewardState,
+    env_reward,
+)
+from rewardzoo.testing.scripted import ScriptedEnv, ScriptedFunc, scripted_envs
 
 MODES = list(AutoresetMode)
 STEPS = 14
@@ -54,6 +65,9 @@ class Count(RewardFunction):
         self.seen = self.seen + t.valid
         return self.seen
 
+    def observation_features(self) -> Any:
+        return self.seen.unsqueeze(1)
+
 
 # ---- the siblings ----------------------------------------------------------------------------
 
@@ -71,6 +85,10 @@ class Sibling:
     def pay(self, steps: Steps) -> list[float]:
         raise NotImplementedError
 
+    def memory(self, row: int) -> list[float]:
+        """What the row's observation would have to carry."""
+        return [x for each in self.inner for x in each.memory(row)]
+
 
 class PlainEnv(Sibling):
     def pay(self, steps: Steps) -> list[float]:
@@ -78,8 +96,21 @@ class PlainEnv(Sibling):
 
 
 class PlainCount(Sibling):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[int, float] = {}
+
+    def began(self, rows: list[int]) -> None:
+        for i in rows:
+            self.seen[i] = 0.0
+
     def pay(self, steps: Steps) -> list[float]:
+        for i, s in enumerate(steps):
+            self.seen[i] += s.valid
         return [s.k + 1.0 for s in steps]
+
+    def memory(self, row: int) -> list[float]:
+        return [self.seen[row]]
 
 
 class PlainPotential(Sibling):
@@ -127,6 +158,10 @@ class PlainDelay(Sibling):
                     self.owed[i] = []
         return out
 
+    def memory(self, row: int) -> list[float]:
+        owed = self.owed[row]
+        return [sum(owed), len(owed) / self.k, *super().memory(row)]
+
 
 class PlainSchedule(Sibling):
     def __init__(self, inner: Sibling, steps: int, start: float, end: float) -> None:
@@ -173,8 +208,17 @@ weights = st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.25, 1.0, 3.0])
 LEAVES: list[Pair] = [
     (lambda: env_reward, PlainEnv),
     (Count, PlainCount),
-    (lambda: Potential(lambda obs: obs[:, -1], gamma=0.5), PlainPotential),
+    (lambda: Potential(step_number, gamma=0.5), PlainPotential),
 ]
+
+
+def step_number(obs: Any) -> Any:
+    """(N,), from observations of every kind, with a memory appended or not."""
+    if isinstance(obs, dict):
+        return obs["n"] if "n" in obs else step_number(obs["observation"])
+    if isinstance(obs, tuple):
+        return obs[0]
+    return obs if obs.ndim == 1 else obs[:, 1]
 
 
 def larger(pairs: st.SearchStrategy[Pair]) -> st.SearchStrategy[Pair]:
@@ -226,31 +270,87 @@ functions = st.recursive(st.sampled_from(LEAVES), larger, max_leaves=4)
 stacks = st.lists(functions, min_size=1, max_size=3)
 
 
-class World(NamedTuple):
-    """Environments whose observation ends with the number of the episode's step."""
+class Func(ScriptedFunc):
+    """Observes 0 and the number of the step, as a Box or as a Dict."""
 
-    functional: bool
+    def __init__(self, device: Any = "cpu", **params: Any) -> None:
+        kind = params.pop("observation")
+        super().__init__(device, **params)
+        self.observation_space = ScriptedEnv(observation=kind).observation_space
+
+    def observation(self, state: Any, rng: Any, params: Any = None) -> Any:
+        x = torch.stack((torch.zeros_like(state.k), state.k), 1).to(torch.float32)
+        return {"x": x, "n": state.k} if hasattr(self.observation_space, "spaces") else x
+
+
+class Alone:
+    """A single environment as a batch of one that is never reset by itself."""
+
+    def __init__(self, env: Any) -> None:
+        self.env = env
+
+    def reset(self, seed: int | None = None, options: Any = None) -> Any:
+        obs, info = self.env.reset(seed=seed)
+        return one(obs), info
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, info = self.env.step(int(action[0]))
+        episode = one(info.get("episode", {}))
+        facts = {"objective": [info.get("objective")], "_episode": ["episode" in info]}
+        return one(obs), [reward], [terminated], [truncated], {**facts, "episode": episode}
+
+
+def one(obs: Any) -> Any:
+    """With an axis of length 1 in front."""
+    if isinstance(obs, dict):
+        return {key: one(value) for key, value in obs.items()}
+    return tuple(map(one, obs)) if isinstance(obs, tuple) else np.asarray(obs)[None]
+
+
+class World(NamedTuple):
+    """Environments that observe the number of the episode's step."""
+
+    kind: str  # "functional", "vector" or "single"
     num_envs: int
     mode: AutoresetMode
     limit: int | None
+    observation: str
+
+    def inner(self) -> Any:
+        ends = ("terminated", "truncated")
+        if self.kind == "functional":
+            return FunctionalVectorEnv(
+                self.num_envs,
+                lambda device: Func(device, observation=self.observation),
+                max_episode_steps=self.limit,
+                autoreset_mode=self.mode,
+            )
+        if self.kind == "vector":
+            return scripted_envs(self.num_envs, self.mode, ends, self.observation)
+        return ScriptedEnv((2, 4), ends, self.observation)
 
     def make(self) -> Any:
-        if self.functional:
-            return FunctionalVectorEnv(
-                self.num_envs, ScriptedFunc, max_episode_steps=self.limit, autoreset_mode=self.mode
-            )
-        return scripted_envs(self.num_envs, self.mode, ("terminated", "truncated"))
+        return Alone(self.inner()) if self.kind == "single" else self.inner()
 
-    def stack(self, pairs: list[Pair]) -> Any:
-        envs = self.make()
-        for make, _ in pairs:
-            envs = VectorRewardWrapper(envs, make())
-        return envs
+    def stack(self, pairs: list[Pair], appended: int | None = None) -> Any:
+        """Wrapped in each function; the memory of one of them is appended."""
+        single = self.kind == "single"
+        envs = self.inner()
+        for i, (make, _) in enumerate(pairs):
+            envs = RewardWrapper(envs, make()) if single else VectorRewardWrapper(envs, make())
+            if i == appended:
+                envs = AppendRewardState(envs) if single else VectorAppendRewardState(envs)
+        return Alone(envs) if single else envs
 
 
-worlds = st.builds(
-    World, st.booleans(), st.integers(1, 4), st.sampled_from(MODES), st.sampled_from([None, 1, 3])
-)
+_sizes, _modes = st.integers(1, 4), st.sampled_from(MODES)
+_limits = st.sampled_from([None, 1, 3])
+_kinds = st.sampled_from(["box", "discrete", "dict", "tuple"])
+worlds = st.one_of(
+    st.tuples(st.just("functional"), _sizes, _modes, _limits, st.sampled_from(["box", "dict"])),
+    st.tuples(st.just("vector"), _sizes, _modes, st.none(), _kinds),
+    st.tuples(st.just("single"), st.just(1), st.just(AutoresetMode.DISABLED), st.none(), _kinds),
+).map(lambda fields: World(*fields))
 chances = st.lists(st.integers(0, 15), min_size=STEPS, max_size=STEPS)
 """For each step, which rows are begun anew where that is the user's task."""
 
@@ -264,6 +364,23 @@ class Siblings:
         self.k, self.over = [0] * n, [False] * n
         self.sums = np.zeros((2, n))  # specified return and objective
         self.begin(list(range(n)))
+
+    def layer(self, which: int | None) -> int | None:
+        """One of the layers that have a memory to append."""
+        layers = [i for i, each in enumerate(self.stack) if each.memory(0)]
+        return None if which is None or not layers else layers[which % len(layers)]
+
+    def appended(self, obs: Any, row: int, layer: int | None) -> Any:
+        """The row of a batch of observations, with the memory of a layer."""
+        obs = row_of(obs, row)
+        if layer is None:
+            return obs
+        memory = self.stack[layer].memory(row)
+        if self.world.observation == "box":
+            return [*obs, *memory]
+        if isinstance(obs, dict):
+            return {**obs, "reward_state": memory}
+        return {"observation": obs, "reward_state": memory}
 
     def begin(self, rows: list[int]) -> None:
         for i in rows:
@@ -300,27 +417,56 @@ def numbers(x: Any) -> np.ndarray:
     return np.asarray(x, dtype=np.float64)
 
 
+def row_of(obs: Any, i: int) -> Any:
+    if isinstance(obs, dict):
+        return {key: row_of(value, i) for key, value in obs.items()}
+    return tuple(row_of(x, i) for x in obs) if isinstance(obs, tuple) else obs[i]
+
+
 def same(a: Any, b: Any) -> None:
-    np.testing.assert_allclose(numbers(a), numbers(b), rtol=1e-4, atol=1e-4)  # float32
+    if isinstance(a, dict):
+        assert set(a) == set(b)
+        for key in a:
+            same(a[key], b[key])
+    elif isinstance(a, tuple):
+        for x, y in zip(a, b, strict=True):
+            same(x, y)
+    else:
+        np.testing.assert_allclose(numbers(a), numbers(b), rtol=1e-4, atol=1e-4)  # float32
 
 
-@settings(max_examples=60, deadline=None)
-@given(world=worlds, pairs=stacks, chance=chances, again=st.integers(1, STEPS))
+@settings(max_examples=150, deadline=None)
+@given(
+    world=worlds,
+    pairs=stacks,
+    which=st.sampled_from([None, 0, 1, 2]),
+    chance=chances,
+    again=st.integers(1, STEPS),
+)
 def test_a_stack_pays_what_plain_python_pays_and_keeps_the_objective(
-    world: World, pairs: list[Pair], chance: list[int], again: int
+    world: World, pairs: list[Pair], which: int | None, chance: list[int], again: int
 ) -> None:
-    bare, envs, siblings = world.make(), world.stack(pairs), Siblings(world, pairs)
+    siblings = Siblings(world, pairs)
+    layer = siblings.layer(which)
+    bare, envs = world.make(), world.stack(pairs, layer)
+    everyone = range(world.num_envs)
     action = np.zeros(world.num_envs, dtype=np.int64)
-    if world.functional:
+    if world.kind == "functional":
         action = torch.from_numpy(action)
-    same(bare.reset(seed=3)[0], envs.reset(seed=3)[0])
+
+    def seen(expected: Any, found: Any, rows: Iterable[int] = everyone) -> None:
+        """Whether these rows are the bare environments' observations with the memory."""
+        for i in rows:
+            same(row_of(found, i), siblings.appended(expected, i, layer))
+
+    seen(bare.reset(seed=3)[0], envs.reset(seed=3)[0])
     for t in range(STEPS):
         if t == again:  # in the middle of episodes
-            same(bare.reset(seed=9)[0], envs.reset(seed=9)[0])
-            siblings.begin(list(range(world.num_envs)))
+            siblings.begin(list(everyone))
+            seen(bare.reset(seed=9)[0], envs.reset(seed=9)[0])
         plain, out = bare.step(action), envs.step(action)
-        for a, b in zip((*plain[:1], *plain[2:4]), (*out[:1], *out[2:4]), strict=True):
-            same(a, b)  # a reward changes no dynamics
+        for a, b in zip(plain[2:4], out[2:4], strict=True):
+            same(a, b)  # a reward ends no episode
         same(out[4]["objective"], plain[1])
         paid, lived = siblings.step(*plain[1:4])
         same(out[1], paid)
@@ -330,15 +476,20 @@ def test_a_stack_pays_what_plain_python_pays_and_keeps_the_objective(
             episode = {k: float(v[i]) for k, v in out[4]["episode"].items()}
             same([episode["r"], episode["objective"]], siblings.sums[:, i])
             assert episode["l"] == siblings.k[i]
+        if world.mode is AutoresetMode.SAME_STEP and any(ended):
+            seen(plain[4]["final_obs"], out[4]["final_obs"], np.flatnonzero(ended))
         siblings.finish(lived)
+        seen(plain[0], out[0])  # nor does it change what is observed
         if world.mode is AutoresetMode.DISABLED:
             mask = np.array([over or chance[t] >> i & 1 for i, over in enumerate(siblings.over)])
             mask = mask.astype(bool)
             if mask.any():
-                given_ = torch.from_numpy(mask) if world.functional else mask
-                for each in (bare, envs):
-                    each.reset(options={"reset_mask": given_})
+                given_ = torch.from_numpy(mask) if world.kind == "functional" else mask
                 siblings.begin(list(np.flatnonzero(mask)))
+                expected, found = (  # Gymnasium empties the options that it is given
+                    each.reset(options={"reset_mask": given_})[0] for each in (bare, envs)
+                )
+                seen(expected, found, np.flatnonzero(mask))
 
 
 @settings(max_examples=30, deadline=None)
@@ -352,7 +503,7 @@ def test_a_stack_pays_what_plain_python_pays_and_keeps_the_objective(
 def test_a_stack_that_is_saved_and_read_goes_on_as_if_it_had_not_been(
     pairs: list[Pair], num_envs: int, mode: AutoresetMode, limit: int | None, cut: int
 ) -> None:
-    world = World(True, num_envs, mode, limit)
+    world = World("functional", num_envs, mode, limit, "box")
     envs, other = world.stack(pairs), world.stack(pairs)
     action = torch.zeros(num_envs, dtype=torch.int64)
     envs.reset(seed=3)
@@ -375,7 +526,7 @@ def test_arithmetic_is_arithmetic(pair: Pair, num_envs: int, w: float) -> None:
     """``w (f + g) = w f + w g``, ``f - f = 0``, and the terms of a sum add up to it."""
     f = pair[0]
     left, right, zero = (
-        World(True, num_envs, AutoresetMode.SAME_STEP, 3).stack([(make, PlainEnv)])
+        World("functional", num_envs, AutoresetMode.SAME_STEP, 3, "dict").stack([(make, PlainEnv)])
         for make in (
             lambda: w * (f() + Count()),
             lambda: w * f() + w * Count(),
