@@ -5,6 +5,7 @@ Importing it registers every ``rewardzoo/…`` environment with Gymnasium and im
 
 from __future__ import annotations
 
+from . import interrupts as interrupts  # first: Ctrl-C must not wait for the others
 from . import registration
 from .registration import load_plugin, register_agent, register_env, register_reward
 from .rewards.base import RewardFunction

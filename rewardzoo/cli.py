@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
-import math
 import os
 import shlex
 import signal
 import sys
+import traceback
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -18,21 +18,39 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
+from . import interrupts
 from .data.commands import app as data
 from .data.demos_commands import app as demos
+from .disk import check_writable
 from .llm.commands import app as llm
 from .metrics.commands import compare_rewards
 from .rlhf.commands import app as rlhf
+from .train_command import train
 from .zoo.commands import app as zoo
 
+
+class _Commands(TyperGroup):
+    """All of them: what Ctrl-C ends without a word of its own says so in a line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("stopped", err=True)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Specify, learn, shape, compare and break rewards.",
     epilog="Example: rewardzoo run quickstart",
 )
+app.command()(train)
 app.command("compare-rewards", context_settings={"ignore_unknown_options": True})(compare_rewards)
 app.add_typer(data, name="data")
 app.add_typer(demos, name="demos")
@@ -78,10 +96,10 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
     """List what is registered, each with its first line."""
     from . import registration
 
-    table = Table(box=None, show_header=False, padding=(0, 2))
+    lines: dict[str, str] = {}
     if kind is Kind.envs:
         for id in registration.env_ids():
-            table.add_row(id, Text(_first_line(registration.documented_class(id))))
+            lines[id] = _first_line(registration.documented_class(id))
     else:
         registries = {
             Kind.rewards: registration.REWARDS,
@@ -93,110 +111,14 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
         registry = registries[kind]
         for name in registry:
             entry = registry[name]
-            text = entry.title if kind is Kind.experiments else _first_line(entry)
-            table.add_row(name, Text(text))  # no markup: brackets stand for themselves
-    console.print(table)
-
-
-@app.command()
-def train(
-    env: Annotated[str, typer.Option(help="Environment id.")],
-    reward: Annotated[str, typer.Option(help="Reward expression.")] = "objective",
-    agent: Annotated[str, typer.Option(help="Registered agent.")] = "ppo",
-    steps: Annotated[int, typer.Option(help="Environment steps.", min=1)] = 100_000,
-    num_envs: Annotated[int, typer.Option(help="Environments in the batch.", min=1)] = 64,
-    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
-    device: Device = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Folder; default runs/train/ENV.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
-    eval_every: Annotated[
-        int | None, typer.Option(help="Steps between evaluations; keeps best.pt.", min=1)
-    ] = None,
-    video: Annotated[bool, typer.Option(help="Film every evaluation into --out/videos.")] = False,
-    save: Annotated[
-        Path | None, typer.Option(help="Folder for the policy: weights, config, scores, card.")
-    ] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="Hyperparameter, name=value; repeatable.")
-    ] = None,
-) -> None:
-    """Train an agent on a reward function; `rewardzoo doctor --agent ppo` lists hyperparameters.
-
-    Example: rewardzoo train --env rewardzoo/CartPole-v0 --set learning_rate=0.0025
-    """
-    import gymnasium
-
-    from .callbacks import Evaluation, Saving
-    from .checkpoint import latest_checkpoint, remove_previous
-    from .jobs import make_envs
-    from .registration import AGENTS, check_env_id
-    from .results import hold
-    from .settings import parse_settings
-    from .zoo.policies import Recipe, check_savable, save_policy, score
-
-    kind = AGENTS[agent]
-    check_env_id(env)
-    if video and eval_every is None:
-        raise ValueError("--video: films evaluations; say how often with --eval-every")
-    if save is not None:
-        check_savable(kind)
-    folder = out or Path("runs") / "train" / env.replace("/", "-")
-    envs = make_envs(env, reward, num_envs, device)
-    checkpoint = folder / "checkpoint.pt"
-    if resume:
-        found = latest_checkpoint(checkpoint)
-        if found is None:
-            raise ValueError(
-                f"--resume: no whole checkpoint in {folder}; leave it out to train from the start"
-            )
-        learner = kind.load(found, env=envs)
-    else:
-        learner = kind(envs, seed=seed, **parse_settings(setting))
-    for each in (folder, save):
-        if each is not None:
-            _writable(each)
-    with hold(folder):
-        saving = Saving(checkpoint, resumed=resume)
-        evaluation = None
-        if eval_every is not None:
-            fresh = make_envs(env, reward, min(num_envs, 64), device)
-            if hasattr(learner, "gamma"):
-                fresh.reward_function.match_gamma(learner.gamma)
-            best, to_beat = folder / "best.pt", -math.inf
-            if resume and best.is_file():
-                scores = kind.load(best, env=fresh).evaluate(fresh, 20)
-                to_beat = float(scores["objective"].mean())
-            film = gymnasium.make(env, render_mode="rgb_array") if video else None
-            evaluation = Evaluation(
-                fresh, eval_every, 20, to_beat, best=best, film=film, folder=folder / "videos"
-            )
-
-        def after_iteration(agent: Any, metrics: dict[str, float]) -> None:
-            if evaluation is not None:
-                evaluation(agent, metrics)
-            saving(agent, metrics)
-
-        try:
-            learner.learn(
-                max(0, steps - learner.num_timesteps),
-                callback=after_iteration,
-                reset_num_timesteps=False,
-                progress_bar=console.is_terminal,
-                log_dir=folder,
-            )
-        except KeyboardInterrupt:
-            saving.save(learner)
-            console.print(f"stopped; saved {checkpoint}. Go on with the same command and --resume")
-            raise typer.Exit(130) from None
-        learner.save(checkpoint)
-        remove_previous(checkpoint)
-        recipe = Recipe(env, reward, agent, steps, num_envs, getattr(learner, "seed", seed))
-        scores = score(learner, recipe, 100, min(num_envs, 64), device)
-        text = "  ".join(f"{k} {float(v.mean()):.3f}" for k, v in scores.items())
-        console.print(f"{text}  (mean of 100 episodes)\nsaved {checkpoint}")
-        if save is not None:
-            save_policy(save, learner, recipe, scores)
-            console.print(f"saved {save}, a policy with its card")
+            lines[name] = entry.title if kind is Kind.experiments else _first_line(entry)
+    wide = min(max(map(len, lines), default=0), 32)
+    for name, text in lines.items():
+        if console.is_terminal:
+            line = Text.assemble(name.ljust(wide), "  ", (text, "dim"))
+            console.print(line, soft_wrap=True)  # whole: the terminal breaks what is too long
+        else:
+            typer.echo(f"{name}\t{text}")
 
 
 @app.command()
@@ -221,7 +143,7 @@ def run(
     Example: rewardzoo run quickstart --budget smoke --workers 2
     """
     from .functional import check_device
-    from .jobs import jobs_of
+    from .jobs import Job, jobs_of
     from .registration import EXPERIMENTS
     from .scoreboard import scoreboard
 
@@ -229,51 +151,68 @@ def run(
     if all_ == (experiment is not None):
         raise ValueError("experiment: expected the name of one, or --all")
     chosen = list(EXPERIMENTS) if experiment is None else [experiment]
-    runs = {
-        name: jobs_of(EXPERIMENTS[name], budget, out, seeds, device, _state["plugins"])
-        for name in chosen
-    }
-    _writable(out)
-    skipped = []
+    runs: dict[str, list[Job]] = {}
+    failed: dict[str, Exception] = {}
+    for name in chosen:
+        try:
+            runs[name] = jobs_of(EXPERIMENTS[name], budget, out, seeds, device, _state["plugins"])
+        except Exception as error:
+            failed[name] = error
+    if not runs:
+        raise next(iter(failed.values()))
+    check_writable("--out", out)
+    for name, reason in failed.items():
+        _failed(name, reason)
     for name, jobs in runs.items():
         try:
             _run(EXPERIMENTS[name], jobs, budget, workers, launcher, fresh)
-        except (RuntimeError, ValueError, OSError, ImportError) as error:
+        except typer.Exit:  # Ctrl-C is meant for all of them
+            raise
+        except Exception as error:  # whatever it is, the other experiments are worth having
             if not all_:
                 raise
-            console.print(f"{name}: {error}", style="red", markup=False)
-            skipped.append(name)
+            failed[name] = error
+            _failed(name, error)
     if all_:
         console.print(scoreboard([out / name / budget for name in runs]))
-    if skipped:
-        raise RuntimeError(f"{len(skipped)} of {len(runs)} failed: {', '.join(skipped)}")
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(chosen)} failed: {', '.join(failed)}")
 
 
 def _run(experiment: Any, jobs: Any, budget: str, workers: int, launcher: str, fresh: bool) -> None:
     """One experiment, to its report."""
-    from .experiment import judge
-    from .jobs import collect_results, remove
+    from .board import JobsFailed
+    from .jobs import collect_results
+    from .judging import judge_finished
     from .launch import run_jobs
     from .report import render_table, write_html
     from .results import write_json
 
-    if fresh:
-        remove(jobs)
     if limit := experiment.max_workers:
         workers = min(workers or limit, limit)
+    failure: Exception | None = None
     try:
-        run_jobs(jobs, workers, console, launcher)
+        run_jobs(jobs, workers, console, launcher, fresh)
     except KeyboardInterrupt:
         console.print("stopped; what is finished is kept. Go on with the same command")
         raise typer.Exit(130) from None
+    except JobsFailed as error:
+        if not any(job.finished for job in jobs):
+            raise
+        failure = error  # told last: what finished is reported first
     command = shlex.join(["rewardzoo", *sys.argv[1:]])
     results = collect_results(experiment, jobs, command, budget)
-    verdicts = judge(experiment, results)
+    verdicts, unjudged = judge_finished(experiment, results)
     folder = jobs[0].folder.parent.parent
     write_json(results, verdicts, folder / "results.json")
-    write_html(results, verdicts, folder / "report.html", experiment.figures)
     render_table(results, verdicts, console)
+    write_html(results, verdicts, folder / "report.html", experiment.figures)
     console.print(f"report: {folder / 'report.html'}")
+    if failure is not None:
+        raise failure
+    if unjudged:
+        reasons = "; ".join(f"{claim}: {reason}" for claim, reason in unjudged.items())
+        raise RuntimeError(f"{len(unjudged)} of {len(verdicts)} claims not judged: {reasons}")
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -325,7 +264,7 @@ def compare(
             _say(f"left out: {name}: {reason}")
     short = env.rpartition("/")[2].lower()
     name = f"compare_{short}_{agent}"
-    _writable(out / name)
+    check_writable("--out", out / name)
     file = (out / name / "comparison.py").resolve()
     arguments = {
         "name": name, "env": env, "rewards": chosen, "agent": agent, "total_timesteps": steps,
@@ -350,26 +289,29 @@ def report(
 ) -> None:
     """Print the table and write the page again from finished runs' results.
 
-    Several folders give one page with the arms of all of them; a folder of runs, the scoreboard of
-    the claims of all below it.
+    Several folders give one page with the arms and verdicts of all of them; an experiment's folder,
+    its run, or the scoreboard of its budgets; a folder of runs, the scoreboard of all below it.
 
     Example: rewardzoo report runs/quickstart/quick runs/quickstart/full --out both.html
     """
     from .registration import EXPERIMENTS
     from .report import render_table, write_html
     from .results import read_json
-    from .scoreboard import merged, scoreboard
+    from .scoreboard import carried, merged, run_in, scoreboard
 
+    folders = [run_in(folder) for folder in folders]
     if len(folders) > 1:
-        results = merged([read_json(_results_in(folder))[0] for folder in folders])
-        render_table(results, [], console)
-        write_html(results, [], out)
+        check_writable("--out", out.parent)
+        runs = [read_json(_results_in(folder)) for folder in folders]
+        results, verdicts = merged([results for results, _ in runs]), carried(runs)
+        render_table(results, verdicts, console)
+        write_html(results, verdicts, out)
         console.print(f"report: {out}")
         return
     (folder,) = folders
     if not (folder / "results.json").is_file():
-        below = sorted(path.parent for path in folder.glob("*/*/results.json"))
-        if below:
+        found = [*folder.glob("*/results.json"), *folder.glob("*/*/results.json")]
+        if below := sorted(path.parent for path in found):
             console.print(scoreboard(below))
             return
     results, verdicts = read_json(_results_in(folder))
@@ -386,7 +328,7 @@ def play(
         Path | None, typer.Option(help="Of any agent, or a policy's folder; default: random.")
     ] = None,
     reward: Annotated[
-        str, typer.Option(help="For agents that refuse another reward than their own.")
+        str, typer.Option(help="Shown beside the objective; a learned one as it begins.")
     ] = "objective",
     out: Annotated[Path | None, typer.Option(help="GIF to write; default: text.")] = None,
     steps: Annotated[int, typer.Option(help="At most so many.", min=1)] = 200,
@@ -394,13 +336,14 @@ def play(
 ) -> None:
     """Watch one episode, in the terminal or as a GIF."""
     from .registration import check_env_id
-    from .video import record_episode, show
+    from .video import check_gif, record_episode, show
     from .zoo.policies import load_agent
 
     check_env_id(env)
+    if out is not None:
+        check_gif(out)
     policy = None if checkpoint is None else load_agent(checkpoint, env, reward)
-    frames = record_episode(env, policy, steps, seed, gif=out)
-    show(frames, out, console)
+    show(record_episode(env, policy, steps, seed, out, reward), out, console)
 
 
 @app.command()
@@ -408,9 +351,13 @@ def bench(
     only: Annotated[str | None, typer.Option(help="One benchmark by name.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
-    """Measure speed as ratios to peers in the same run."""
+    """Measure speed as ratios to peers in the same run; exit code 1 where a bar is missed.
+
+    A file that is there keeps the rows of the benchmarks that are not run.
+    """
     module = importlib.import_module("rewardzoo.experiments.benchmarks")
-    module.main(only, out, console)
+    if not module.main(only, out, console):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -465,6 +412,7 @@ def doctor(
 
 def main() -> None:
     """The ``rewardzoo`` command: one line for every error, exit code 2 for bad input."""
+    interrupts.release()
     # What ends a job on a cluster or in a container: save as for Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -476,9 +424,23 @@ def main() -> None:
 
 
 def _fail(error: Exception) -> NoReturn:
-    text = " ".join(str(error).split()) or type(error).__name__
-    Console(stderr=True, soft_wrap=True).print("error:", text, markup=False, highlight=False)
+    _complain(f"error: {_one_line(error)}")
     raise SystemExit(2 if isinstance(error, (ValueError, TypeError, OSError, ImportError)) else 1)
+
+
+def _failed(name: str, error: Exception) -> None:
+    """One of several experiments, the others of which go on."""
+    if _state["debug"]:
+        traceback.print_exception(error)
+    _complain(f"{name}: {_one_line(error)}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(text, markup=False, highlight=False)
 
 
 def _say(text: str) -> None:
@@ -489,21 +451,10 @@ def _say(text: str) -> None:
 def _results_in(folder: Path) -> Path:
     path = folder / "results.json"
     if not path.is_file():
-        raise ValueError(f"folder={str(folder)!r}: there is no results.json; run the experiment")
+        below = ", ".join(sorted(found.parent.name for found in folder.glob("*/results.json")))
+        fix = f"name one of those below it: {below}" if below else "run the experiment"
+        raise ValueError(f"folder={str(folder)!r}: there is no results.json; {fix}")
     return path
-
-
-def _writable(folder: Path) -> None:
-    """Raise unless files can be written in ``folder``, before anything else is done."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(
-            f"--out {folder}: cannot write there ({error.strerror}); choose another folder"
-        ) from None
 
 
 def _first_line(entry: Any) -> str:

@@ -199,13 +199,18 @@ class Experiment:
 
 def judge(experiment: Experiment, results: Results) -> list[Verdict]:
     """The verdicts, with p values corrected for the number of claims (Holm)."""
-    verdicts = [claim.check(results) for claim in experiment.claims]
-    tested = [i for i, v in enumerate(verdicts) if v.p_value is not None]
+    return corrected([claim.check(results) for claim in experiment.claims])
+
+
+def corrected(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Verdicts with their p values corrected for how many of them are tests (Holm)."""
+    found = list(verdicts)
+    tested = [i for i, v in enumerate(found) if v.p_value is not None]
     if tested:
-        adjusted = holm([float(verdicts[i].p_value or 0.0) for i in tested])
+        adjusted = holm([float(found[i].p_value or 0.0) for i in tested])
         for i, p in zip(tested, adjusted, strict=True):
-            verdicts[i] = replace(verdicts[i], p_adjusted=float(p))
-    return verdicts
+            found[i] = replace(found[i], p_adjusted=float(p))
+    return found
 
 
 def _slug(label: str) -> str:

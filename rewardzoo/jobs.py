@@ -28,6 +28,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from filelock import FileLock
 
 from .checkpoint import remove_previous, resume, save_keeping_previous
 from .experiment import Arm, Budget, Experiment, ExperimentError, Measure, RewardSpec
@@ -264,18 +265,21 @@ def _train(
 def collect_results(
     experiment: Experiment, jobs: Sequence[Job], command: str, budget_name: str
 ) -> Results:
-    """Read what finished jobs wrote.
+    """Read what finished jobs wrote; what did not finish is named in the provenance.
 
     Raises:
-        ExperimentError: if an arm has no finished job, or a result is damaged.
+        ExperimentError: if no job has finished, or a result is damaged.
     """
+    root = jobs[0].folder.parent.parent
+    missing = [job.name for job in jobs if not job.finished]
+    if len(missing) == len(jobs):
+        raise ExperimentError(f"no finished run in {root}")
     arms = []
     seconds = 0.0
-    root = jobs[0].folder.parent.parent
     for i, arm in enumerate(experiment.grid):
         done = [job for job in jobs if job.arm == i and job.finished]
         if not done:
-            raise ExperimentError(f"arm {arm.label!r}: no finished run in {jobs[0].folder.parent}")
+            continue
         finals = [_read_result(job.folder / "result.json") for job in done]
         seconds += sum(f["seconds"] for f in finals)
         logs = [_read_lines(job.folder / "metrics.jsonl") for job in done]
@@ -302,6 +306,9 @@ def collect_results(
             )
         )
     budget = jobs[0].budget
+    told = {"computing time": f"{seconds:.0f} s in all jobs"}
+    if missing:
+        told["not finished"] = "; ".join(missing)
     return Results(
         name=experiment.name,
         paper=experiment.paper,
@@ -309,7 +316,7 @@ def collect_results(
         arms=arms,
         budget=f"{budget_name} ({budget.total_timesteps:,} steps)",
         command=command,
-        provenance={**provenance(jobs[0].device), "computing time": f"{seconds:.0f} s in all jobs"},
+        provenance={**provenance(jobs[0].device), **told},
         references=dict(experiment.references),
         columns=dict(experiment.columns),
         root=root,
@@ -339,9 +346,14 @@ def provenance(device: str) -> dict[str, str]:
 
 
 def remove(jobs: Sequence[Job]) -> None:
-    """Delete what earlier runs of these jobs wrote."""
+    """Delete what earlier runs of these jobs wrote, and what was reported of them."""
     for job in jobs:
-        shutil.rmtree(job.folder, ignore_errors=True)
+        if job.folder.is_dir():
+            with FileLock(job.folder / ".lock", timeout=60):
+                pass  # a worker of a killed run has ended
+            shutil.rmtree(job.folder)
+    for name in ("results.json", "report.html"):
+        (jobs[0].folder.parent.parent / name).unlink(missing_ok=True)
 
 
 def _claim_folder(job: Job, arm: Arm | Measure) -> None:

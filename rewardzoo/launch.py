@@ -12,7 +12,7 @@ from rich.console import Console
 
 from .board import Board
 from .experiment import ExperimentError
-from .jobs import Interrupted, Job, run_job
+from .jobs import Interrupted, Job, remove, run_job
 from .registration import load_plugin
 from .results import hold
 
@@ -22,7 +22,13 @@ LAUNCHERS = {"local": ".launch_local", "ray": ".launch_ray"}
 _plugins: set[str] = set()
 
 
-def run_jobs(jobs: Sequence[Job], workers: int, console: Console, launcher: str = "local") -> None:
+def run_jobs(
+    jobs: Sequence[Job],
+    workers: int,
+    console: Console,
+    launcher: str = "local",
+    fresh: bool = False,
+) -> None:
     """Run all unfinished jobs.
 
     Args:
@@ -31,6 +37,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, console: Console, launcher: str 
         console: where progress is shown.
         launcher: "local", or "ray" for a Ray cluster (that of ``RAY_ADDRESS``, or a new one on
             this machine).
+        fresh: delete what earlier runs of these jobs wrote, and run them all.
 
     Raises:
         JobsFailed: after all others have run, naming those that failed.
@@ -42,16 +49,25 @@ def run_jobs(jobs: Sequence[Job], workers: int, console: Console, launcher: str 
     if not workers >= 0:
         raise ExperimentError(f"workers={workers}: expected an integer >= 0")
     launch = importlib.import_module(LAUNCHERS[launcher], __package__).launch
-    waiting = [job for job in jobs if not job.finished]
-    if len(waiting) < len(jobs):
-        console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are finished already")
+    waiting = list(jobs) if fresh else _unfinished(jobs, console)
     if not waiting:
         return
     root = jobs[0].folder.parent.parent
     root.mkdir(parents=True, exist_ok=True)
-    with hold(root), Board(console, len(waiting)) as board:
-        launch(waiting, workers, board)
+    with hold(root):
+        if fresh:  # not before: another run may be writing what would be deleted
+            remove(jobs)
+        with Board(console, len(waiting)) as board:
+            launch(waiting, workers, board)
     board.raise_if_failed()
+
+
+def _unfinished(jobs: Sequence[Job], console: Console) -> list[Job]:
+    """Those that are to be run; says how many are not."""
+    waiting = [job for job in jobs if not job.finished]
+    if len(waiting) < len(jobs):
+        console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are finished already")
+    return waiting
 
 
 def attempt(job: Job, report: Callable[[dict[str, float]], None], stop: Callable[[], bool]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from rewardzoo.experiment import (
     Arm,
@@ -26,6 +28,7 @@ from rewardzoo.experiment import (
 )
 from rewardzoo.experiments import quickstart
 from rewardzoo.jobs import Interrupted, Trial, collect_results, jobs_of, run_job
+from rewardzoo.registration import env_ids
 from rewardzoo.report import colour, html
 from rewardzoo.results import ArmResult, Results, Verdict, read_json, write_json
 
@@ -251,6 +254,18 @@ def test_help_and_lists() -> None:
     assert "falling_sofa" in rewardzoo("list", "rewards").stdout
     assert "learning_rate" in rewardzoo("doctor", "--agent", "ppo").stdout
     assert "rewardzoo/SepsisICU-v0" in rewardzoo("list", "envs").stdout
+
+
+def test_a_list_has_every_name_whole(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line a name: with a tab where a program reads it, broken by the terminal where that is."""
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = [line.split("\t") for line in cli("list", "envs").out.splitlines()]
+    assert [id for id, _ in lines] == env_ids() and all(text for _, text in lines)
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=60, color_system=None)
+    monkeypatch.setattr("rewardzoo.cli.console", console)
+    assert cli("list", "envs").code == 0
+    assert [line.split()[0] for line in out.getvalue().splitlines()] == env_ids()
 
 
 def test_doctor_says_how_to_install_what_is_missing(

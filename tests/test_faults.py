@@ -18,7 +18,9 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,11 @@ import torch
 from rewardzoo.callbacks import Saving
 from rewardzoo.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from rewardzoo.experiment import Arm, Budget, Experiment, ExperimentError
+from rewardzoo.interrupts import is_command
 from rewardzoo.jobs import Interrupted, Job, collect_results, jobs_of, run_job
 from rewardzoo.launch import attempt
 from rewardzoo.llm.cache import JudgementCache
-from rewardzoo.registration import REWARDS
+from rewardzoo.registration import EXPERIMENTS, REWARDS, load_plugin
 from rewardzoo.results import write_atomic
 from rewardzoo.rewards.base import RewardFunction
 from rewardzoo.rlhf.session import _interrupts
@@ -120,6 +123,48 @@ def plugin(tmp_path: Path) -> Any:
     return write
 
 
+TINY = '''
+import os
+import time
+
+from rewardzoo.experiment import Budget, Experiment, Measure
+
+
+def short(trial):
+    """Ends at once."""
+    return {"value": 1.0}
+
+
+def waits(trial):
+    """Goes on until it is asked to stop, or is stuck."""
+    (trial.folder / "here").touch()
+    if "QUICK" in os.environ:
+        return {"value": 2.0}
+    if "STUCK" in os.environ:
+        time.sleep(600.0)
+    for step in range(1, 100_000):
+        time.sleep(0.01)
+        (trial.folder / "saved").touch()
+        trial.log(step, value=0.0)
+
+
+Experiment(
+    name="tiny", title="Two measures", paper="none", claims=[], seeds=(0,),
+    grid=[Measure("short", short), Measure("waits", waits)], columns={"value": "value"},
+    budgets={"quick": Budget(total_timesteps=1, num_envs=1, eval_episodes=1, seeds=1)},
+)
+'''
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Path]:
+    """A plugin whose experiment takes no time but its workers'."""
+    path = tmp_path / "tiny.py"
+    path.write_text(TINY)
+    yield path
+    EXPERIMENTS._entries.pop("tiny", None)
+
+
 @pytest.fixture
 def experiment() -> Experiment:
     return Experiment(
@@ -177,6 +222,77 @@ def test_a_disk_that_fills_up_costs_the_job_and_nothing_that_was_kept(
 
 def final(job: Job) -> Any:
     return json.loads((job.folder / "result.json").read_text())["final"]
+
+
+def in_this_process(jobs: Any, workers: int, board: Any) -> None:
+    """A launcher for quick tests."""
+    for job in jobs:
+        task = board.start(job)
+        board.end(task, job, attempt(job, lambda metrics: None, lambda: False))
+
+
+def test_a_run_on_a_full_disk_says_so_in_a_line_and_goes_on_when_there_is_room(
+    cli: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rewardzoo.launch_local.launch", in_this_process)
+    monkeypatch.setenv("QUICK", "1")
+    load_plugin(tiny)
+    args = ("run", "tiny", "--out", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        done = cli(*args)
+    assert done.code == 1 and done.err.count("\n") == 1, done
+    assert "2 of 2 runs failed" in done.err and "No space left on device" in done.err
+    assert cli(*args).code == 0 and len(list(tmp_path.rglob("result.json"))) == 2
+
+
+def read_only(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Nobody can make files in ``folder``, or below it."""
+    touch = Path.touch
+
+    def refused(self: Path, *args: Any, **kwargs: Any) -> None:
+        if folder in self.parents:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+        touch(self, *args, **kwargs)
+
+    patch.setattr(Path, "touch", refused)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["run", "tiny", "--out", "FOLDER"],
+        ["train", "--env", ENV, "--out", "FOLDER"],
+        ["train", "--env", ENV, "--save", "FOLDER", "--out", "ELSEWHERE"],
+        ["compare", "objective", "--env", ENV, "--out", "FOLDER"],
+        ["zoo", "train", "ppo-gridworld", "--out", "FOLDER"],
+        ["zoo", "play", "ppo-gridworld", "--out", "FOLDER/film.gif"],
+        ["play", "rewardzoo/GridWorld-v0", "--out", "FOLDER/film.gif"],
+        ["report", "RUN", "RUN", "--out", "FOLDER/page.html"],
+        ["bench", "--only", "scaling_envs", "--out", "FOLDER/here.json"],
+    ],
+)
+def test_every_command_tries_its_folder_before_it_does_anything(
+    args: list[str], cli: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError
+
+    for work in (
+        "rewardzoo.launch.run_jobs", "rewardzoo.agents.ppo.PPO.learn", "rewardzoo.video.episode",
+        "rewardzoo.results.read_json", "rewardzoo.experiments.benchmarks.rows_of",
+    ):  # fmt: skip
+        monkeypatch.setattr(work, never)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    read_only(folder, monkeypatch)
+    elsewhere = str(tmp_path / "elsewhere")
+    args = [x.replace("FOLDER", str(folder)).replace("ELSEWHERE", elsewhere) for x in args]
+    done = cli("--plugin", tiny, *args)
+    option = "--save" if "--save" in args else "--out"
+    assert done.code == 2 and done.err.count("\n") == 1, done
+    assert f"{option} {folder}" in done.err and "cannot write there (Read-only file" in done.err
+    assert not list(folder.rglob("*.*"))
 
 
 @pytest.mark.slow
@@ -448,38 +564,108 @@ def test_a_claim_from_before_the_clock_was_set_back_holds_nobody_up(
 # ---- signals and locks -----------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_a_second_interrupt_leaves_at_once(
-    plugin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def when(path: Path, number: int, then: Callable[[], None] = lambda: None) -> threading.Thread:
+    """Send this process a signal as soon as the file is there."""
+
+    def send() -> None:
+        deadline = time.monotonic() + 120
+        while not path.is_file():
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+        then()
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_sigterm_saves_like_an_interrupt_and_keeps_what_is_finished(
+    tiny: Path, cli: Any, tmp_path: Path
 ) -> None:
-    """The first one waits for workers to save; one of them never comes to that."""
-    stuck = tmp_path / "stuck"
-    monkeypatch.setenv("STUCK", str(stuck))
-    with started(plugin("sticky"), "run", "faulty", "--out", tmp_path, "--workers", 1) as process:
-        await_file(stuck, process)
-        first = tmp_path / "faulty/quick/plain/seed-0/result.json"
-        before = first.read_bytes()
-        os.killpg(process.pid, signal.SIGINT)
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(1.5)
-        asked = time.monotonic()
-        os.killpg(process.pid, signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
-        assert time.monotonic() - asked < 20.0 and process.returncode == 130, out
-        assert "what is finished is kept" in out and "Traceback" not in out
-    assert first.read_bytes() == before
+    folder = tmp_path / "tiny/quick"
+    sender = when(folder / "waits/seed-0/here", signal.SIGTERM)
+    done = cli("--plugin", tiny, "run", "tiny", "--out", tmp_path, "--workers", 1)
+    assert done.code == 130 and done.err == "", done
+    sender.join()
+    assert "stopped; what is finished is kept. Go on with the same command" in " ".join(
+        done.out.split()
+    )
+    assert final_of(folder / "short/seed-0") == {"value": 1.0}
+    assert (folder / "waits/seed-0/saved").is_file()  # it was asked, and not killed
+    assert not (folder / "waits/seed-0/result.json").exists()
 
 
-@pytest.mark.slow
-def test_sigterm_saves_like_an_interrupt(plugin: Any, tmp_path: Path) -> None:
-    args = ("run", "faulty", "--out", tmp_path, "--workers", 1)
-    with started(plugin("objective", 10**8), *args) as process:
-        await_file(tmp_path / "faulty/quick/plain/seed-0/metrics.jsonl", process)
-        process.terminate()
-        text, _ = process.communicate(timeout=120)
-        assert process.returncode == 130 and "stopped" in text and "Traceback" not in text, text
-    (checkpoint,) = tmp_path.rglob("checkpoint.pt")
-    assert load_checkpoint(checkpoint, "ppo")["num_timesteps"] > 0
+def test_a_second_interrupt_leaves_at_once(
+    tiny: Path, cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one waits for workers to save; this one never comes to that."""
+    monkeypatch.setenv("STUCK", "1")
+    folder = tmp_path / "tiny/quick"
+    asked: list[float] = []
+
+    def again() -> None:
+        time.sleep(0.5)
+        asked.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    sender = when(folder / "waits/seed-0/here", signal.SIGINT, again)
+    done = cli("--plugin", tiny, "run", "tiny", "--out", tmp_path, "--workers", 1)
+    ended = time.monotonic()
+    assert done.code == 130 and done.err == "", done
+    sender.join()
+    assert ended - asked[0] < 20.0
+    assert "what is finished is kept" in " ".join(done.out.split())
+    assert final_of(folder / "short/seed-0") == {"value": 1.0}
+
+
+def final_of(folder: Path) -> Any:
+    return json.loads((folder / "result.json").read_text())["final"]
+
+
+def test_an_interrupted_command_that_has_no_word_for_it_says_stopped(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rewardzoo.registration.env_ids", interrupted)
+    done = cli("list", "envs")
+    assert (done.code, done.out, done.err) == (130, "", "stopped\n")
+
+
+def test_an_interrupt_while_libraries_are_imported_is_one_line(tmp_path: Path) -> None:
+    """The library is a stand-in that is interrupted, and would catch what Python raises."""
+    (tmp_path / "torch.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n    raise ImportError('half of it') from None\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "rewardzoo", "list", "envs"],
+        env=dict(os.environ, PYTHONPATH=str(tmp_path)), capture_output=True, text=True, timeout=120,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["python", "-m", "rewardzoo", "list"], True),
+        (["python", "/home/me/bin/rewardzoo", "list"], True),
+        (["python", "-m", "rewardzoo.experiments.benchmarks"], False),
+        (["python", "-m", "pytest", "rewardzoo"], False),
+        (["python", "train.py", "rewardzoo"], False),
+        (["python"], False),
+        ([], False),
+    ],
+)
+def test_only_the_command_takes_the_interrupts_of_imports(
+    arguments: list[str], command: bool
+) -> None:
+    assert is_command(arguments) is command
 
 
 class Terminated(RewardFunction):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SHARED = ("contenders", "timing", "__main__")
+_SHARED = ("contenders", "stored", "timing", "__main__")
 BENCHMARKS = tuple(
     module.name
     for module in pkgutil.iter_modules(__path__)
@@ -36,39 +36,43 @@ def main(only: str | None = None, out: str | Path | None = None, console: Any = 
 
     Args:
         only: one of ``BENCHMARKS``; None runs all but those of ``BY_NAME_ALONE``.
-        out: JSON file with hardware, versions and every reading.
+        out: JSON file with hardware, versions and every reading. In one that is there, the rows of
+            what is run are replaced, when all of it has run; the others stay.
         console: a rich console.
 
     Returns:
         Whether every bar that could be measured is met.
 
     Raises:
-        ValueError: for an unknown benchmark, or a file that cannot be written.
+        ValueError: for an unknown benchmark, or a file that cannot be written or is of another
+            machine.
     """
     from rich.console import Console
 
     from rewardzoo.registration import UnknownNameError, unknown
 
-    from .timing import missing, setting, table, write_json
+    from .stored import check_place, put
+    from .timing import missing, setting, table
 
     if only is not None and only not in BENCHMARKS:
         raise UnknownNameError(unknown("benchmark", only, BENCHMARKS))
-    if out is not None and not Path(out).absolute().parent.is_dir():
-        raise ValueError(f"out={str(out)!r}: its folder does not exist; make it first")
-    console = console or Console()
     measured = setting()  # before anything is: the load is that of others
-    rows = []
+    if out is not None:
+        check_place(Path(out), measured["hardware"])
+    console = console or Console()
+    found: dict[str, list[Row]] = {}
     for name in [only] if only else [x for x in BENCHMARKS if x not in BY_NAME_ALONE]:
         console.print(f"{name} ...", highlight=False)
         try:
-            rows += rows_of(name) if only else apart(rows_of, name)
+            found[name] = rows_of(name) if only else apart(rows_of, name)
         except Exception as error:  # whatever one raises, the others are worth having
             if only:
                 raise
-            rows.append(missing(name, f"{type(error).__name__}: {error}"))
-        if out is not None:  # after each, so that an interrupted run leaves what it has
-            write_json(Path(out), rows, measured)
+            found[name] = [missing(name, f"{type(error).__name__}: {error}")]
+    rows = [row for part in found.values() for row in part]
     console.print(table(rows))
+    if out is not None:  # all of it at once: an interrupted run leaves the file as it was
+        put(Path(out), found, measured, BENCHMARKS)
     return all(row.met is not False for row in rows)
 
 

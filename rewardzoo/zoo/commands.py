@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..disk import check_writable
+
 app = typer.Typer(no_args_is_help=True, help="Trained agents, loaded by name.")
 console = Console()
 
@@ -60,6 +62,7 @@ def train(
     chosen = policies or names()
     for name in chosen:
         recipe(name)
+    check_writable("--out", out)
     for name in chosen:
         start = time.monotonic()
         folder = train_policy(name, out, progress_bar=console.is_terminal)
@@ -76,11 +79,13 @@ def play(
     seed: Annotated[int, typer.Option(help="Of the episode.")] = 0,
 ) -> None:
     """Watch one episode of a policy, in the terminal or as a GIF."""
-    from ..video import record_episode, show
+    from ..video import check_gif, record_episode, show
     from .manifest import load, recipe
 
-    frames = record_episode(recipe(name).env, load(name), steps, seed, out)
-    show(frames, out, console)
+    made = recipe(name)
+    if out is not None:
+        check_gif(out)
+    show(record_episode(made.env, load(name), steps, seed, out, made.reward), out, console)
 
 
 @app.command()
