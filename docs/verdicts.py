@@ -37,18 +37,27 @@ STORED = Path(__file__).parent / "verdicts"
 ROOT = Path(__file__).parents[1]
 RESULTS = """# Results
 
-Every claim of every experiment, as `rewardzoo run NAME` found it at the budget `quick`, the negative
-ones too. ✓ holds, ✗ fails, ? is open: the interval lies on both sides.
+Every claim of every experiment, as `rewardzoo run NAME` found it at the budget `quick`, the
+negative ones too. ✓ holds, ✗ fails, ? is open: the interval lies on both sides.
 """
 GLYPHS = dict(zip(OUTCOMES, ("✓", "✗", "?"), strict=True))
 
 
 def store(runs: Path) -> list[str]:
-    """Keep what was found below a folder of runs; returns the experiments' names."""
+    """Keep what was found below a folder of runs; returns the experiments' names.
+
+    Raises:
+        ValueError: for a run of which a part failed, or one of code that no revision has.
+    """
     STORED.mkdir(exist_ok=True)
     names = []
     for path in sorted(runs.glob("*/quick/results.json")):
         results, verdicts = read_json(path)
+        ran = results.provenance
+        if missing := ran.get("not finished"):
+            raise ValueError(f"{results.name}: not finished: {missing}; run it again")
+        if ran.get("rewardzoo", "").endswith("-dirty"):
+            raise ValueError(f"{results.name}: run by changed files; commit them and run it again")
         short = replace(
             results,
             arms=[replace(arm, curves={}) for arm in results.arms],

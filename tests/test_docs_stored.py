@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -176,6 +177,15 @@ def test_results_are_stored_without_their_curves_and_shown(
         (tmp_path / "runs" / "tiny" / budget).mkdir(parents=True)
         write_json(results, judged, tmp_path / "runs" / "tiny" / budget / "results.json")
     assert verdicts.store(tmp_path / "runs") == ["tiny"]
+    for wrong, why in (
+        ({"not finished": "b, seed 3"}, "not finished: b, seed 3"),
+        ({"rewardzoo": "0.1.0 abc-dirty"}, "run by changed files"),
+    ):
+        other = tmp_path / f"other-{len(why)}" / "tiny" / "quick"
+        other.mkdir(parents=True)
+        write_json(replace(results, provenance=wrong), judged, other / "results.json")
+        with pytest.raises(ValueError, match=why):
+            verdicts.store(other.parents[1])
     kept, same = read_json(tmp_path / "stored" / "tiny.json")
     assert not kept.arms[0].curves and kept.arms[0].final["objective"].tolist() == [1.0, 3.0]
     assert verdicts.counts(same) == (1, 1, 0)
