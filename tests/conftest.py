@@ -14,6 +14,10 @@ import pytest
 # threads that spin at every barrier for a core that another process has make all of them slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A shell starts background jobs with Ctrl-C ignored, and some tests interrupt themselves.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class Done(NamedTuple):
     """How a command ended."""

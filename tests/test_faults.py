@@ -581,6 +581,7 @@ def when(path: Path, number: int, then: Callable[[], None] = lambda: None) -> th
     return thread
 
 
+@pytest.mark.timeout(120)
 def test_sigterm_saves_like_an_interrupt_and_keeps_what_is_finished(
     tiny: Path, cli: Any, tmp_path: Path
 ) -> None:
@@ -597,6 +598,7 @@ def test_sigterm_saves_like_an_interrupt_and_keeps_what_is_finished(
     assert not (folder / "waits/seed-0/result.json").exists()
 
 
+@pytest.mark.timeout(120)
 def test_a_second_interrupt_leaves_at_once(
     tiny: Path, cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
