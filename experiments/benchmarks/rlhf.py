@@ -112,16 +112,9 @@ def _dpo(model: Any, size: str) -> list[Row]:
             losses.setdefault(TRL, []).append(_loss(policy, ref, data))
             return tokens / seconds
 
-    contenders = {
-        OURS: ours(OURS, model),
-        THROUGH: ours(THROUGH, HuggingFaceModel(to_gpt2(model))),
-        TRL: theirs,
-    }
-    readings = interleave(contenders)
-    note = f"one epoch of {PAIRS} pairs; {_told(peaks)}"
+    rows = _beside_trl("DPO", size, model, ours, theirs, f"one epoch of {PAIRS} pairs", peaks)
     return [
-        ratio(f"DPO tokens/s vs TRL, {size}", readings, "tokens/s", OURS, TRL, bar=2.0, note=note),
-        ratio(f"DPO tokens/s by GPT-2 vs TRL, {size}", readings, "tokens/s", THROUGH, TRL),
+        *rows,
         ratio(
             f"DPO loss after training vs TRL's, {size}",
             losses,
@@ -168,7 +161,6 @@ def _trl_dpo(model: Any, folder: str, steps: int) -> Any:
 
 def _rloo(model: Any, size: str) -> list[Row]:
     from rewardzoo.rlhf.gpt2 import to_gpt2
-    from rewardzoo.rlhf.huggingface import HuggingFaceModel
     from rewardzoo.rlhf.online import OnlineConfig, OnlineTrainer
 
     peaks: dict[str, float] = {}
@@ -204,17 +196,8 @@ def _rloo(model: Any, size: str) -> list[Row]:
             seconds = _timed(trainer.train, TRL, peaks)
         return sum(seen) / seconds
 
-    contenders = {
-        OURS: ours(OURS, model),
-        THROUGH: ours(THROUGH, HuggingFaceModel(to_gpt2(model))),
-        TRL: theirs,
-    }
-    readings = interleave(contenders)
-    note = f"completion tokens, {UPDATES} updates, no KL; {_told(peaks)}"
-    return [
-        ratio(f"RLOO tokens/s vs TRL, {size}", readings, "tokens/s", OURS, TRL, bar=2.0, note=note),
-        ratio(f"RLOO tokens/s by GPT-2 vs TRL, {size}", readings, "tokens/s", THROUGH, TRL),
-    ]
+    note = f"completion tokens, {UPDATES} updates, no KL"
+    return _beside_trl("RLOO", size, model, ours, theirs, note, peaks)
 
 
 def _trl_rloo(model: Any, reward: Any, folder: str) -> Any:
@@ -237,6 +220,30 @@ def _trl_rloo(model: Any, reward: Any, folder: str) -> Any:
         train_dataset=datasets.Dataset.from_list([{"prompt": _text(x)} for x in ids.tolist()]),
         processing_class=_tokenizer(),
     )
+
+
+def _beside_trl(
+    what: str,
+    size: str,
+    model: Any,
+    ours: Callable[[str, Any], Callable[[], float]],
+    theirs: Callable[[], float],
+    note: str,
+    peaks: dict[str, float],
+) -> list[Row]:
+    """The decoder, and the GPT-2 that it is too, beside TRL with that GPT-2."""
+    from rewardzoo.rlhf.gpt2 import to_gpt2
+    from rewardzoo.rlhf.huggingface import HuggingFaceModel
+
+    through = ours(THROUGH, HuggingFaceModel(to_gpt2(model)))
+    readings = interleave({OURS: ours(OURS, model), THROUGH: through, TRL: theirs})
+    most = ", ".join(f"{name} {peak:.0f} MB" for name, peak in peaks.items())
+    note = f"{note}; most memory beyond what was held before: {most}"
+    name = f"{what} tokens/s"
+    return [
+        ratio(f"{name} vs TRL, {size}", readings, "tokens/s", OURS, TRL, bar=2.0, note=note),
+        ratio(f"{name} by GPT-2 vs TRL, {size}", readings, "tokens/s", THROUGH, TRL),
+    ]
 
 
 def _trl_settings(folder: str, steps: int) -> dict[str, Any]:
@@ -279,11 +286,6 @@ def _timed(work: Callable[[], Any], name: str, peaks: dict[str, float]) -> float
     seconds = time.perf_counter() - start
     peaks[name] = max(peak, peaks.get(name, 0.0))
     return seconds
-
-
-def _told(peaks: dict[str, float]) -> str:
-    most = ", ".join(f"{name} {peak:.0f} MB" for name, peak in peaks.items())
-    return f"most memory beyond what was held before: {most}"
 
 
 # ---- sampling and scoring ------------------------------------------------------------------------
