@@ -28,11 +28,13 @@ from rewardzoo.metrics.statistics import paired_difference, stratified_bootstrap
 from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
 from rewardzoo.rlhf.decoder import Decoder, DecoderConfig
-from rewardzoo.rlhf.iterative import Cloning, Contrast, Duels, IterativeTrainer, best
+from rewardzoo.rlhf.fitting import Cloning, Contrast
+from rewardzoo.rlhf.iterative import IterativeTrainer
 from rewardzoo.rlhf.laboratory import fitted
 from rewardzoo.rlhf.online import OnlineConfig, OnlineTrainer
 from rewardzoo.rlhf.policy_gradient import clip_steps, delta_steps
 from rewardzoo.rlhf.sampling import sample
+from rewardzoo.rlhf.selecting import Duels, best
 from rewardzoo.rlhf.sequences import Sequences, pack
 from rewardzoo.rlhf.step_rewards import StepReward
 from rewardzoo.rlhf.tasks import ANSWER, EOS, EQUALS, PLUS, STEP, Arithmetic

@@ -1,4 +1,4 @@
-"""Iterative trainer: sample, score, keep or relabel, fit; and best-of-n without training.
+"""Iterative trainer: sample, score, keep or relabel (``selecting``), fit (``fitting``).
 
 A method is something that selects and something that fits:
 
@@ -14,29 +14,23 @@ A method is something that selects and something that fits:
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .decoder import LanguageModel
-from .losses import Scores, vpo
-from .offline import OfflineTrainer
-from .pairs import PairBatch
+from .fitting import Cloning
 from .sampling import Prompts, repeated, sample
+from .selecting import best
 from .sequences import (
     Sequences,
-    completion_logits,
     concatenate,
-    gather_logps,
     moved,
-    sequence_logps,
 )
 from .trainer import Metrics, Trainer, finite
 
-DIRECTIONS = ("forward", "reverse")
 # (completions (B), n a prompt next to each other; scores (B,); n) to what is fitted, None for none.
 Select = Callable[[Sequences, Tensor, int], Any]
 # (what was selected, number of the round) to metrics; it changes the policy.
@@ -132,280 +126,6 @@ class IterativeTrainer(Trainer):
         first, second = place[: len(own.ids)], place[len(own.ids) :]
         order = torch.cat([first.view(-1, self.n), second.view(-1, self.n_other)], 1)
         return concatenate(own, theirs).rows(order.flatten())
-
-
-# ------------------------------------------------------------------------------------- selecting
-
-
-def best(batch: Sequences, scores: Tensor, n: int) -> Sequences:
-    """The completion of each prompt with the highest score."""
-    at = scores.view(-1, n).argmax(1)
-    return batch.rows(at + n * torch.arange(len(at), device=at.device))
-
-
-@torch.no_grad()
-def best_of_n(
-    policy: LanguageModel,
-    prompts: Tensor | tuple[Tensor, Tensor],
-    reward: Callable[[Sequences], Tensor],
-    n: int,
-    new_tokens: int,
-    generator: torch.Generator,
-) -> Sequences:
-    """The best of ``n`` completions of each prompt; prompts as ``Prompts`` gives them."""
-    rows, mask = repeated(prompts, n)
-    batch = sample(policy, rows, new_tokens, generator, mask)
-    return best(batch, finite(moved(reward(batch), batch.ids.device)), n)
-
-
-def win_rates(scores: Tensor, n: int) -> Tensor:
-    """How often a completion is preferred to one of its prompt, itself included, (B,).
-
-    ``sigmoid`` of a difference of scores is the probability that one is preferred to the other.
-
-    Example:
-        >>> win_rates(torch.tensor([0.0, 0.0, 100.0]), 3)
-        tensor([0.3333, 0.3333, 0.8333])
-    """
-    groups = scores.view(-1, n)
-    return torch.sigmoid(groups.unsqueeze(2) - groups.unsqueeze(1)).mean(2).flatten()
-
-
-class Duels:
-    """Every pair of completions of a prompt, labelled by the reward.
-
-    ``strength`` of a pair is the difference of the two ``win_rates``.
-
-    Args:
-        margin: least difference of scores of the pairs that are kept, >= 0.
-
-    Paper: Rosset et al. (2024), "Direct Nash optimization", algorithms 1 and, with a margin, 2.
-    """
-
-    def __init__(self, margin: float = 0.0) -> None:
-        if not margin >= 0:
-            raise ValueError(f"margin={margin}: expected a number >= 0")
-        self.margin = margin
-
-    def __call__(self, batch: Sequences, scores: Tensor, n: int) -> PairBatch | None:
-        """The pairs; None if the margin leaves none."""
-        first = n * torch.arange(len(scores) // n, device=scores.device).unsqueeze(1)
-        pairs = torch.combinations(torch.arange(n, device=scores.device)) + first.unsqueeze(2)
-        a, b = pairs.view(-1, 2).T
-        kept = (scores[a] - scores[b]).abs() >= self.margin
-        if not bool(kept.any()):
-            return None
-        return paired(batch, scores, a[kept], b[kept], win_rates(scores, n))
-
-
-def against_other(batch: Sequences, scores: Tensor, n: int) -> tuple[PairBatch, Sequences]:
-    """Own completions against the other policy's, and the other's alone.
-
-    The first half of a prompt's n are own ones, so that a trainer's ``n`` is its ``n_other``.
-    """
-    if n % 2:
-        raise ValueError(f"n={n} samples a prompt: expected as many of other as own ones")
-    own, theirs = torch.arange(len(scores), device=scores.device).view(-1, 2, n // 2).unbind(1)
-    own, theirs = own.flatten(), theirs.flatten()
-    return paired(batch, scores, own, theirs, scores), batch.rows(theirs)
-
-
-def paired(batch: Sequences, scores: Tensor, a: Tensor, b: Tensor, worth: Tensor) -> PairBatch:
-    """Pairs of completions, the one with the higher score chosen.
-
-    Args:
-        batch: completions (B).
-        scores: (B,).
-        a: (M,) int64, which completions are compared.
-        b: (M,) int64, with which others.
-        worth: (B,); a pair's strength is the difference of the two.
-    """
-    higher = scores[a] >= scores[b]
-    chosen, rejected = torch.where(higher, a, b), torch.where(higher, b, a)
-    strength = worth[chosen] - worth[rejected]
-    return PairBatch(batch.rows(chosen), batch.rows(rejected), strength, torch.ones_like(strength))
-
-
-# --------------------------------------------------------------------------------------- fitting
-
-
-class Cloning:
-    """Maximum likelihood of what was selected, held near a reference: one step a round.
-
-    Args:
-        policy: trained in place.
-        ref: reference policy; None copies the policy.
-        learning_rate: of AdamW.
-        kl: coefficient of the KL, a mean over tokens, >= 0.
-        kl_direction: "forward", KL(ref || pi), or "reverse".
-    """
-
-    def __init__(
-        self,
-        policy: LanguageModel,
-        ref: LanguageModel | None = None,
-        learning_rate: float = 2e-4,
-        kl: float = 0.0,
-        kl_direction: str = "forward",
-    ) -> None:
-        if kl_direction not in DIRECTIONS:
-            raise ValueError(f"kl_direction={kl_direction!r}: expected forward or reverse")
-        if not kl >= 0:
-            raise ValueError(f"kl={kl}: expected a number >= 0")
-        self.policy, self.kl, self.kl_direction = policy, kl, kl_direction
-        self.ref = copy.deepcopy(policy) if ref is None else ref
-        self.optimizer = torch.optim.AdamW(
-            [p for p in policy.parameters() if p.requires_grad],
-            lr=learning_rate,
-            weight_decay=0.0,
-            fused=True,
-        )
-        self.state_dict = self.optimizer.state_dict
-        self.load_state_dict = self.optimizer.load_state_dict
-
-    def __call__(self, batch: Sequences, number: int) -> Metrics:
-        """One step of the optimiser."""
-        loss = self.loss(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
-        self.optimizer.step()
-        return {"train/loss": float(loss.detach())}
-
-    def loss(self, batch: Sequences) -> Tensor:
-        """Nats a token of the completions, and the penalty on KL, a scalar."""
-        mask, n = batch.completion_mask, batch.completion_mask.sum()
-        logits = completion_logits(self.policy, batch)
-        nll = -(gather_logps(logits, batch.completions) * mask).sum() / n
-        with torch.no_grad():
-            ref = completion_logits(self.ref, batch).log_softmax(-1)
-        logp = logits.log_softmax(-1)
-        first, second = (ref, logp) if self.kl_direction == "forward" else (logp, ref)
-        kl = (first.exp() * (first - second)).sum(-1)
-        return nll + self.kl * (kl * mask).sum() / n
-
-
-class Contrast:
-    """An offline trainer's passes over a round's pairs, each round with a fresh optimiser.
-
-    Args:
-        policy: trained in place.
-        ref: reference policy; None takes the last iterate, the policy as the round finds it.
-        loss: one of ``LOSSES``, or a function of ``Scores``.
-        epochs: passes over a round's pairs.
-        seed: of their order.
-        **kwargs: of ``OfflineTrainer`` and of the loss.
-    """
-
-    def __init__(
-        self,
-        policy: LanguageModel,
-        ref: LanguageModel | None = None,
-        loss: str | Callable[..., Tensor] = "dpo",
-        epochs: int = 1,
-        seed: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        if epochs < 1:
-            raise ValueError(f"epochs={epochs}: expected a whole number >= 1")
-        self.policy, self.ref, self.loss = policy, ref, loss
-        self.epochs, self.seed, self.kwargs = epochs, seed, kwargs
-
-    def __call__(self, pairs: PairBatch, number: int) -> Metrics:
-        """The passes of round ``number``."""
-        ref = self.policy if self.ref is None else self.ref
-        seed = self.seed * 1_000_003 + number
-        trainer = OfflineTrainer(self.policy, ref, pairs, self.loss, seed=seed, **self.kwargs)
-        return trainer.train(self.epochs * (len(pairs) // trainer.batch_size))
-
-
-class Optimism:
-    """VPO's passes over the pairs of all rounds, with a term against the reference's samples.
-
-    It drives the policy to what the reference does not try, and the pairs say whether that was any
-    good.
-
-    Args:
-        policy: trained in place.
-        ref: reference policy.
-        beta: of DPO.
-        alpha: of the term, >= 0; 0 is online DPO.
-        **kwargs: of ``Contrast``.
-
-    Paper: Cen et al. (2024), "Value-incentivized preference optimization", algorithm 1.
-    """
-
-    def __init__(
-        self,
-        policy: LanguageModel,
-        ref: LanguageModel,
-        beta: float = 0.1,
-        alpha: float = 0.1,
-        **kwargs: Any,
-    ) -> None:
-        if not alpha >= 0:
-            raise ValueError(f"alpha={alpha}: expected a number >= 0")
-        self.policy, self.ref, self.beta, self.alpha = policy, ref, beta, alpha
-        self.kwargs = kwargs
-        self.seen: PairBatch | None = None
-
-    def __call__(self, selected: tuple[PairBatch, Sequences], number: int) -> Metrics:
-        """The passes of round ``number``, on its pairs and samples of the reference."""
-        pairs, samples = selected
-        self.seen = pairs if self.seen is None else both(self.seen, pairs)
-        with torch.no_grad():
-            before = sequence_logps(self.ref, samples)
-
-        def loss(s: Scores) -> Tensor:
-            ratio = sequence_logps(self.policy, samples) - before
-            return vpo(s, self.beta, self.alpha, ratio)
-
-        return Contrast(self.policy, self.ref, loss, **self.kwargs)(self.seen, number)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The pairs seen so far."""
-        if self.seen is None:
-            return {}
-        chosen, rejected = (list(x) for x in (self.seen.chosen, self.seen.rejected))
-        about = {"strength": self.seen.strength, "weight": self.seen.weight}
-        return {"chosen": chosen, "rejected": rejected, **about}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state_dict``."""
-        self.seen = None
-        if state:
-            chosen, rejected = (Sequences(*state[name]) for name in ("chosen", "rejected"))
-            self.seen = PairBatch(chosen, rejected, state["strength"], state["weight"])
-
-
-def both(a: PairBatch, b: PairBatch) -> PairBatch:
-    """The pairs of ``a``, then those of ``b``; shorter prompts are padded."""
-    return PairBatch(
-        joined(a.chosen, b.chosen),
-        joined(a.rejected, b.rejected),
-        torch.cat([a.strength, b.strength]),
-        torch.cat([a.weight, b.weight]),
-    )
-
-
-def joined(a: Sequences, b: Sequences) -> Sequences:
-    """The rows of ``a``, then those of ``b``, with prompts of their own."""
-    p = max(a.prompt_length, b.prompt_length)
-    if a.prompt_mask is None and b.prompt_mask is None and a.prompt_length == b.prompt_length:
-        return concatenate(a, b)
-    padded = []
-    for each in (a, b):
-        extra = (p - each.prompt_length, 0)
-        mask = each.prompt_mask
-        if mask is None:
-            mask = torch.ones_like(each.prompts, dtype=torch.bool)
-        ids = torch.nn.functional.pad(each.ids, extra)
-        mask = torch.nn.functional.pad(mask, extra)
-        padded.append(Sequences(ids, each.completion_mask, mask))
-    return concatenate(*padded)
-
-
-# --------------------------------------------------------------------------------------- methods
 
 
 class SuperHF(IterativeTrainer):

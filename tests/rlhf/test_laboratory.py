@@ -15,7 +15,7 @@ from rewardzoo.rewards import Clip
 from rewardzoo.rlhf.denoising import preference_strength
 from rewardzoo.rlhf.ensembles import Ensemble
 from rewardzoo.rlhf.evaluation import accuracy, auroc
-from rewardzoo.rlhf.iterative import SuperHF, best_of_n
+from rewardzoo.rlhf.iterative import SuperHF
 from rewardzoo.rlhf.laboratory import Laboratory, LaboratoryConfig
 from rewardzoo.rlhf.offline import OfflineTrainer
 from rewardzoo.rlhf.online import OnlineConfig, OnlineTrainer
@@ -26,6 +26,7 @@ from rewardzoo.rlhf.reward_models import (
     sequences_of,
     train_reward_model,
 )
+from rewardzoo.rlhf.selecting import best_of_n
 from rewardzoo.rlhf.sequences import Sequences, pack, sequence_logps, token_logps
 from rewardzoo.rlhf.world import EOS, Characters
 

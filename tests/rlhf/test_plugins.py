@@ -13,23 +13,14 @@ from torch import nn
 from rewardzoo.rlhf import losses
 from rewardzoo.rlhf.algorithms import ALGORITHMS, Algorithm, clip_completions, leave_one_out
 from rewardzoo.rlhf.decoder import Decoder, DecoderConfig, LanguageModel
-from rewardzoo.rlhf.iterative import (
-    Cloning,
-    Contrast,
-    Duels,
-    IterativeTrainer,
-    Optimism,
-    SuperHF,
-    against_other,
-    best,
-    joined,
-    win_rates,
-)
+from rewardzoo.rlhf.fitting import Cloning, Contrast, Optimism, joined
+from rewardzoo.rlhf.iterative import IterativeTrainer, SuperHF
 from rewardzoo.rlhf.offline import OfflineTrainer
 from rewardzoo.rlhf.online import OnlineConfig, OnlineTrainer
 from rewardzoo.rlhf.pairs import PairBatch
 from rewardzoo.rlhf.policy_gradient import clip_steps, delta_steps
 from rewardzoo.rlhf.reward_callables import CallableReward, load_callable
+from rewardzoo.rlhf.selecting import Duels, against_other, best, win_rates
 from rewardzoo.rlhf.sequences import pack, sequence_logps
 from rewardzoo.rlhf.step_rewards import StepReward
 
