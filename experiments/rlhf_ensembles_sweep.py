@@ -64,8 +64,8 @@ def best_of_n(trial: Any, **config: Any) -> dict[str, float]:
     lab = laboratory(trial, **config)
     answers = max(4, trial.budget.eval_episodes // BEST_OF)
     generator = lab.generator(6)
-    prompts = lab.language.prompts(answers, generator).repeat_interleave(BEST_OF, 0)
-    batch = sample(lab.policy, prompts, lab.config.new_tokens, generator)
+    prompts = lab.language.prompts(answers, generator)
+    batch = sample(lab.policy, prompts, lab.config.new_tokens, generator, copies=BEST_OF)
     gold = lab.gold(batch).view(answers, BEST_OF).numpy()
     parts = torch.split(torch.arange(len(batch.ids)), 2_048)
     final = {}

@@ -120,8 +120,8 @@ def best_of_n(trial: Any) -> dict[str, float]:
     clean, _ = lab.pairs(1000, 0.0, stream=11)
     answers, most = max(4, trial.budget.eval_episodes // 16), NS[-1]
     generator = lab.generator(6)
-    prompts = lab.language.prompts(answers, generator).repeat_interleave(most, 0)
-    batch = sample(lab.policy, prompts, lab.config.new_tokens, generator)
+    prompts = lab.language.prompts(answers, generator)
+    batch = sample(lab.policy, prompts, lab.config.new_tokens, generator, copies=most)
     gold = lab.gold(batch).view(answers, most).numpy()
     final, curves = {}, {}
     for group, found in groups.items():

@@ -60,8 +60,8 @@ class UnreliableInTheMiddle:
 def reliability(lab: Any, proxy: Any, keep: str, prompts: int = 256) -> float:
     """R^2 of gold and proxy on what a filter keeps of the base policy's samples."""
     generator = lab.generator(7)
-    ids = lab.language.prompts(prompts, generator).repeat_interleave(K, 0)
-    batch = sample(lab.policy, ids, lab.config.new_tokens, generator)
+    ids = lab.language.prompts(prompts, generator)
+    batch = sample(lab.policy, ids, lab.config.new_tokens, generator, copies=K)
     scores = proxy(batch)
     kept = kept_by_filter(scores, K, keep, generator)
     r = np.corrcoef(scores[kept].numpy(), lab.gold(batch)[kept].numpy())[0, 1]

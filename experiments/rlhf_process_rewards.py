@@ -75,8 +75,8 @@ class World:
     def samples(self, prompts: int, k: int, stream: int) -> tuple[Sequences, Tensor]:
         """The base policy's completions, k a prompt, and which are right."""
         generator = self.generator(stream)
-        asked = self.task.prompts(prompts, generator).repeat_interleave(k, 0)
-        batch = sample(self.base, asked, self.task.new_tokens, generator)
+        asked = self.task.prompts(prompts, generator)
+        batch = sample(self.base, asked, self.task.new_tokens, generator, copies=k)
         return batch, self.task.verify(batch)
 
     def fit(self, reward: Any, learning_rate: float = 3e-4) -> None:

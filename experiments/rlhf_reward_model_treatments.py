@@ -181,8 +181,8 @@ def judged(trial: Any, lab: Any, model: Any) -> dict[str, float]:
 def answers(lab: Any, prompts: int, k: int, stream: int) -> tuple[Sequences, np.ndarray]:
     """K base answers to each of fresh prompts, next to each other, and their gold (prompts, k)."""
     generator = lab.generator(stream)
-    ids = lab.language.prompts(prompts, generator).repeat_interleave(k, 0)
-    batch = sample(lab.policy, ids, lab.config.new_tokens, generator)
+    ids = lab.language.prompts(prompts, generator)
+    batch = sample(lab.policy, ids, lab.config.new_tokens, generator, copies=k)
     return batch, lab.gold(batch).view(prompts, k).numpy()
 
 

@@ -49,8 +49,14 @@ class LanguageModel(nn.Module):
         """Logits (..., vocab_size) of hidden states (..., width)."""
         raise NotImplementedError
 
-    def start(self, ids: Tensor, mask: Tensor | None, new_tokens: int) -> tuple[Tensor, Any]:
-        """Read a prompt: the hidden state of its last token (B, width) and a key-value cache."""
+    def start(
+        self, ids: Tensor, mask: Tensor | None, new_tokens: int, copies: int = 1
+    ) -> tuple[Tensor, Any]:
+        """Read prompts (B, P): the hidden states of their last tokens, and a key-value cache.
+
+        Both are of ``B * copies`` rows, the copies of a prompt next to each other; each prompt is
+        read once.
+        """
         raise NotImplementedError
 
     def advance(self, ids: Tensor, cache: Any) -> Tensor:
@@ -125,10 +131,11 @@ class Block(nn.Module):
         """New states (B, L, width)."""
         b, length, width = x.shape
         qkv = self.qkv(self.norm1(x)).view(b, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
         # Written out: on sequences this short it is no slower than the fused kernel, and unlike it
         # can be mapped over the members of an ensemble.
-        scores = torch.matmul(qkv[0] * qkv.shape[-1] ** -0.5, qkv[1].transpose(-1, -2)) + bias
-        y = torch.matmul(torch.softmax(scores, -1), qkv[2])
+        scores = torch.matmul(q * q.shape[-1] ** -0.5, k.mT) + bias
+        y = torch.matmul(torch.softmax(scores, -1), v)
         x = x + self.out(y.transpose(1, 2).reshape(b, length, width))
         out: Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
         return out
@@ -286,8 +293,10 @@ class Decoder(LanguageModel):
         return F.linear(hidden, self.embed.weight)
 
     @torch.no_grad()
-    def start(self, ids: Tensor, mask: Tensor | None, new_tokens: int) -> tuple[Tensor, Cache]:
-        """Read a prompt, without gradients; the cache has room for ``new_tokens`` more."""
+    def start(
+        self, ids: Tensor, mask: Tensor | None, new_tokens: int, copies: int = 1
+    ) -> tuple[Tensor, Cache]:
+        """Read prompts, without gradients; the cache has room for ``new_tokens`` more."""
         self.check_length(ids)
         b, length = ids.shape
         c = self.config
@@ -305,19 +314,22 @@ class Decoder(LanguageModel):
         for i, weights in enumerate(all_weights):
             qkv = torch.mm(norm(x, weights.norm1), weights.qkv.T).view(b, length, -1)
             by_row = qkv.view(b, length, 3, c.heads, -1).permute(2, 1, 3, 4, 0)
-            cache = x.new_empty(2, length + new_tokens, *by_row.shape[2:])
-            cache[:, :length] = by_row[1:]
+            heads, d = by_row.shape[2:4]
+            cache = x.new_empty(2, length + new_tokens, heads, d, b * copies)
+            cache[:, :length].view(2, length, heads, d, b, copies)[:] = by_row[1:].unsqueeze(-1)
             layers.append(cache)
             if i + 1 < len(all_weights):
                 x.addmm_(attend(qkv, c.heads, visible), weights.out)
                 perceptron(x, weights)
             else:  # of the last block only the last token is asked for
                 x = x.view(b, length, -1)[:, -1].contiguous()
-                finish(x, by_row[0, -1], weights, cache[:, :length], seen)
+                finish(x, by_row[0, -1], weights, cache[:, :length, ..., ::copies], seen)
         position: Tensor | int = length
         if mask is not None:
+            mask = mask.repeat_interleave(copies, 0)
             position, mask = mask.sum(1), F.pad(mask, (0, new_tokens), value=True).T
-        return self.norm(x), Cache(layers, all_weights, mask, position, length)
+        x = self.norm(x).repeat_interleave(copies, 0)
+        return x, Cache(layers, all_weights, mask, position, length)
 
     @torch.no_grad()
     def advance(self, ids: Tensor, cache: Cache) -> Tensor:

@@ -20,6 +20,8 @@ from .decoder import LanguageModel, evaluating
 # which one family multiplies by and another of the same name divides by, then a soft cap.
 FACTORS = ("logit_scale", "logits_scaling", "lm_head_multiplier")
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+# Layers of caches that hold keys and values alone, which can be copied row by row.
+COPIED = {"DynamicLayer", "DynamicSlidingWindowLayer"}
 
 
 @dataclass
@@ -134,11 +136,21 @@ class HuggingFaceModel(LanguageModel):
             logits = self._cap * torch.tanh(logits / self._cap)
         return logits
 
-    def start(self, ids: Tensor, mask: Tensor | None, new_tokens: int) -> tuple[Tensor, _Cache]:
-        """Read a prompt."""
+    def start(
+        self, ids: Tensor, mask: Tensor | None, new_tokens: int, copies: int = 1
+    ) -> tuple[Tensor, _Cache]:
+        """Read prompts, each once if the family keeps nothing but keys and values."""
         out = self._body()(input_ids=ids, use_cache=True, **_padding(mask, ids.shape[1]))
-        cache = _Cache(getattr(out, self._cache_name), _longer(mask))
-        return out.last_hidden_state[:, -1], cache
+        hidden, keys_values = out.last_hidden_state[:, -1], getattr(out, self._cache_name)
+        if copies > 1:
+            if mask is not None:
+                mask = mask.repeat_interleave(copies, 0)
+            kinds = {type(layer).__name__ for layer in getattr(keys_values, "layers", [None])}
+            if not kinds <= COPIED:
+                return self.start(ids.repeat_interleave(copies, 0), mask, new_tokens)
+            keys_values.batch_repeat_interleave(copies)
+            hidden = hidden.repeat_interleave(copies, 0)
+        return hidden, _Cache(keys_values, _longer(mask))
 
     def advance(self, ids: Tensor, cache: _Cache) -> Tensor:
         """Read one token more of each row."""
@@ -242,9 +254,11 @@ class _WithoutLora(LanguageModel):
         with self._off() as model:
             return model.head(hidden)
 
-    def start(self, ids: Tensor, mask: Tensor | None, new_tokens: int) -> tuple[Tensor, _Cache]:
+    def start(
+        self, ids: Tensor, mask: Tensor | None, new_tokens: int, copies: int = 1
+    ) -> tuple[Tensor, _Cache]:
         with self._off() as model:
-            return model.start(ids, mask, new_tokens)
+            return model.start(ids, mask, new_tokens, copies)
 
     def advance(self, ids: Tensor, cache: _Cache) -> Tensor:
         with self._off() as model:

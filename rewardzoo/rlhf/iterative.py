@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .decoder import LanguageModel
 from .fitting import Cloning
-from .sampling import Prompts, repeated, sample
+from .sampling import Prompts, sample, with_mask
 from .selecting import best
 from .sequences import (
     Sequences,
@@ -116,12 +116,11 @@ class IterativeTrainer(Trainer):
         self, prompts: Tensor | tuple[Tensor, Tensor], generator: torch.Generator
     ) -> Sequences:
         """Completions, those of a prompt next to each other, the own ones first."""
-        rows, mask = repeated(prompts, self.n)
-        own = sample(self.policy, rows, self.new_tokens, generator, mask)
+        asked, mask = with_mask(prompts)
+        own = sample(self.policy, asked, self.new_tokens, generator, mask, copies=self.n)
         if self.other is None:
             return own
-        rows, mask = repeated(prompts, self.n_other)
-        theirs = sample(self.other, rows, self.new_tokens, generator, mask)
+        theirs = sample(self.other, asked, self.new_tokens, generator, mask, copies=self.n_other)
         place = torch.arange(len(own.ids) + len(theirs.ids), device=own.ids.device)
         first, second = place[: len(own.ids)], place[len(own.ids) :]
         order = torch.cat([first.view(-1, self.n), second.view(-1, self.n_other)], 1)

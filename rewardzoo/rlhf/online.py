@@ -22,7 +22,7 @@ from .policy_gradient import (
     value_loss,
 )
 from .process_rewards import pairwise_accuracy
-from .sampling import Prompts, repeated, sample
+from .sampling import Prompts, sample, with_mask
 from .sequences import Sequences, moved, token_logps
 from .trainer import Metrics, Trainer, finite
 
@@ -203,12 +203,16 @@ class OnlineTrainer(Trainer):
         """One rollout and the updates on it."""
         c = self.config
         generator = torch.Generator().manual_seed(c.seed * 1_000_003 + self.num_steps)
-        prompts, prompt_mask = repeated(self.prompts(c.prompts, generator), c.k)
-        batch = sample(self.policy, prompts, c.new_tokens, generator, prompt_mask)
+        prompts, mask = with_mask(self.prompts(c.prompts, generator))
+        batch = sample(self.policy, prompts, c.new_tokens, generator, mask, copies=c.k)
+        # Where every completion is learned from, the first pass over the rollout has its gradient.
+        whole = c.keep == "all" and c.accuracy is None and not c.mask_truncated
+        with torch.set_grad_enabled(whole):
+            logp = token_logps(self.policy, batch)
         with torch.no_grad():
             paid = self._paid(batch)
             scores = paid if paid.dim() == 1 else paid.sum(1)
-            old = token_logps(self.policy, batch)
+            old = logp.detach()
             ref = token_logps(self.ref, batch)
             ended = (batch.completions == self.policy.eos).any(1)
             unended = -c.missing_eos * (~ended).float()
@@ -241,8 +245,10 @@ class OnlineTrainer(Trainer):
         if c.accuracy is not None or c.mask_truncated:
             metrics["rollout/kept"] = len(rollout.total) / len(scores)
         if len(rollout.total):
-            for _ in range(c.epochs or self.algorithm.epochs):
-                learned = self._update(rollout, advantage)
+            for epoch in range(c.epochs or self.algorithm.epochs):
+                if epoch or not whole:
+                    logp = token_logps(self.policy, rollout.batch)
+                learned = self._update(logp, rollout, advantage)
             metrics.update(learned)
         if hasattr(self.reward, "update"):
             metrics.update(self.reward.update())
@@ -281,9 +287,8 @@ class OnlineTrainer(Trainer):
             rollout = rollout._replace(value=self.critic(rollout.batch))
         return rollout, about
 
-    def _update(self, rollout: Rollout, advantage: Tensor) -> dict[str, Any]:
+    def _update(self, logp: Tensor, rollout: Rollout, advantage: Tensor) -> dict[str, Any]:
         c, batch, mask = self.config, rollout.batch, rollout.batch.completion_mask
-        logp = token_logps(self.policy, batch)
         loss = self.algorithm.loss(logp, rollout, advantage, c)
         if self.critic is not None:
             assert rollout.value is not None

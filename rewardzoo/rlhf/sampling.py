@@ -14,12 +14,9 @@ from .sequences import Sequences, moved
 Prompts = Callable[[int, torch.Generator], Tensor | tuple[Tensor, Tensor]]
 
 
-def repeated(found: Tensor | tuple[Tensor, Tensor], k: int) -> tuple[Tensor, Tensor | None]:
-    """Every prompt ``k`` times, one copy next to the other, and the mask if there is one."""
-    prompts, mask = found if isinstance(found, tuple) else (found, None)
-    if mask is not None:
-        mask = mask.repeat_interleave(k, 0)
-    return prompts.repeat_interleave(k, 0), mask
+def with_mask(found: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """What ``Prompts`` gave: prompts, and the mask if there is one."""
+    return found if isinstance(found, tuple) else (found, None)
 
 
 def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -37,6 +34,7 @@ def sample(
     prompt_mask: Tensor | None = None,
     temperature: float = 1.0,
     cached: bool = True,
+    copies: int = 1,
 ) -> Sequences:
     """Complete each prompt until its end, or ``new_tokens`` tokens, on the model's device.
 
@@ -50,10 +48,11 @@ def sample(
         temperature: of the softmax, > 0; log-probabilities of what comes out are those of
             logits / temperature.
         cached: False reads the whole sequence again for every token; for tests.
+        copies: completions of each prompt, next to each other; the prompt is read once.
     """
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}: expected a number > 0")
-    b, p = prompts.shape
+    b, p = len(prompts) * copies, prompts.shape[1]
     if model.max_length and p + new_tokens > model.max_length:
         raise ValueError(
             f"new_tokens={new_tokens}: with {p} tokens of prompt the model's max_length="
@@ -61,9 +60,11 @@ def sample(
         )
     device = model.device
     prompts = moved(prompts, device)
+    rows, rows_mask = prompts.repeat_interleave(copies, 0), None
     if prompt_mask is not None:
         prompt_mask = moved(prompt_mask, device)
-    ids = torch.cat([prompts, prompts.new_full((b, new_tokens), model.eos)], 1)
+        rows_mask = prompt_mask.repeat_interleave(copies, 0)
+    ids = torch.cat([rows, rows.new_full((b, new_tokens), model.eos)], 1)
     ended = torch.zeros(b, dtype=torch.bool, device=ids.device)
     noise = None
     if generator is not None:
@@ -71,12 +72,12 @@ def sample(
     used = new_tokens
     with evaluating(model):
         if cached:
-            hidden, cache = model.start(prompts, prompt_mask, new_tokens)
+            hidden, cache = model.start(prompts, prompt_mask, new_tokens, copies)
         for t in range(new_tokens):
             if not cached:
                 seen = None
-                if prompt_mask is not None:
-                    seen = torch.nn.functional.pad(prompt_mask, (0, t), value=True)
+                if rows_mask is not None:
+                    seen = torch.nn.functional.pad(rows_mask, (0, t), value=True)
                 hidden = model.hidden(ids[:, : p + t], seen)[:, -1]
             logits = model.head(hidden)
             scores = logits if noise is None else logits / temperature + noise[t]
@@ -91,4 +92,4 @@ def sample(
                 hidden = model.advance(token, cache)
     ends = ids[:, p : p + used] == model.eos
     mask = (ends.cumsum(1) - ends.to(torch.int64)) == 0
-    return Sequences(ids[:, : p + used], mask, prompt_mask)
+    return Sequences(ids[:, : p + used], mask, rows_mask)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .decoder import LanguageModel
 from .pairs import PairBatch
-from .sampling import repeated, sample
+from .sampling import sample, with_mask
 from .sequences import (
     Sequences,
     moved,
@@ -33,8 +33,8 @@ def best_of_n(
     generator: torch.Generator,
 ) -> Sequences:
     """The best of ``n`` completions of each prompt; prompts as ``Prompts`` gives them."""
-    rows, mask = repeated(prompts, n)
-    batch = sample(policy, rows, new_tokens, generator, mask)
+    asked, mask = with_mask(prompts)
+    batch = sample(policy, asked, new_tokens, generator, mask, copies=n)
     return best(batch, finite(moved(reward(batch), batch.ids.device)), n)
 
 

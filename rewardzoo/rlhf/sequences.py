@@ -134,8 +134,10 @@ def concatenate(a: Sequences, b: Sequences) -> Sequences:
 
 def completion_logits(model: LanguageModel, batch: Sequences) -> Tensor:
     """Logits (B, T, V) that predict the completions' tokens, from one pass."""
-    hidden = model.hidden(batch.ids, batch.attention_mask)
-    return model.head(hidden[:, batch.prompt_length - 1 : -1])
+    mask = batch.attention_mask
+    # The last token predicts nothing.
+    hidden = model.hidden(batch.ids[:, :-1], None if mask is None else mask[:, :-1])
+    return model.head(hidden[:, batch.prompt_length - 1 :])
 
 
 def gather_logps(logits: Tensor, tokens: Tensor) -> Tensor:

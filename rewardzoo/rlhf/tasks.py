@@ -300,7 +300,7 @@ def evaluate(
         a sequence) and ``length`` (tokens).
     """
     asked = task.prompts(prompts, generator)
-    batch = sample(policy, asked.repeat_interleave(k, 0), task.new_tokens, generator)
+    batch = sample(policy, asked, task.new_tokens, generator, copies=k)
     right = task.verify(batch).view(prompts, k).sum(1).numpy()
     logits, ref_logits = completion_logits(policy, batch), completion_logits(ref, batch)
     return {

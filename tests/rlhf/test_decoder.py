@@ -58,6 +58,38 @@ def test_sampling_from_the_cache_equals_reading_all_again_token_for_token(kind, 
 
 
 @pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("padded", [False, True])
+def test_several_completions_of_a_prompt_are_those_of_the_prompt_repeated(
+    kind, padded, monkeypatch
+):
+    model = MODELS[kind]()
+    prompts = torch.randint(2, 16, (8, 5), generator=torch.Generator().manual_seed(1))
+    mask, masks = None, None
+    if padded:
+        mask = torch.ones(8, 5, dtype=torch.bool)
+        mask[::2, :3] = False
+        masks = mask.repeat_interleave(3, 0)
+    expected = sample(
+        model, prompts.repeat_interleave(3, 0), 12, torch.Generator().manual_seed(2), masks
+    )
+    read, start = [], type(model).start
+
+    def watched(self, ids, *args):
+        read.append(len(ids))
+        return start(self, ids, *args)
+
+    monkeypatch.setattr(type(model), "start", watched)
+    for cached in (True, False):
+        generator = torch.Generator().manual_seed(2)
+        found = sample(model, prompts, 12, generator, mask, cached=cached, copies=3)
+        assert torch.equal(found.ids, expected.ids)
+        assert torch.equal(found.completion_mask, expected.completion_mask)
+        assert (found.prompt_mask is None) == (masks is None)
+        assert masks is None or torch.equal(found.prompt_mask, masks)
+    assert read == [8]  # each prompt once
+
+
+@pytest.mark.parametrize("kind", MODELS)
 def test_a_row_scores_the_same_alone_and_padded_on_either_side(kind):
     model = MODELS[kind]()
     with torch.no_grad():

@@ -147,6 +147,11 @@ def test_a_family_is_read_as_transformers_reads_it_or_refused(family, settings):
         ]
         assert torch.equal(found[0].ids, found[1].ids)
         assert len(found[0].completions.unique()) > 8  # not one token again and again
+        twice = None if padding is None else padding.repeat_interleave(2, 0)
+        repeated = prompts.repeat_interleave(2, 0)
+        expected = sample(model, repeated, 8, torch.Generator().manual_seed(2), twice)
+        copied = sample(model, prompts, 8, torch.Generator().manual_seed(2), padding, copies=2)
+        assert torch.equal(copied.ids, expected.ids)
 
 
 @pytest.mark.parametrize("family", REFUSED)

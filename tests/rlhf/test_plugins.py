@@ -209,6 +209,29 @@ def test_where_no_completion_ended_nothing_moves():
     assert metrics["rollout/kept"] == 0 and same(trainer.policy, before)
 
 
+@pytest.mark.parametrize("algorithm", ["rloo", "ppo"])
+def test_the_first_pass_is_read_once_where_every_completion_is_learned_from(algorithm):
+    """An accuracy between 0 and 1 keeps them all too, but that is known after the pass only."""
+
+    def share(batch):
+        return count(batch).clamp(max=4) / 4
+
+    once = online(share, algorithm=algorithm, kl=0.1)
+    twice = online(share, algorithm=algorithm, kl=0.1, accuracy=(0.0, 1.0))
+    reads = []
+    for trainer in (once, twice):
+        read, hidden = [], trainer.policy.hidden
+        trainer.policy.hidden = lambda *args, read=read, hidden=hidden: (
+            read.append(1) or hidden(*args)
+        )
+        trainer.train(2)
+        del trainer.policy.hidden
+        reads.append(len(read) / 2)
+    epochs = once.algorithm.epochs
+    assert reads == [epochs, epochs + 1]
+    assert same(once.policy, twice.policy)
+
+
 def test_ppo_makes_four_passes_unless_the_config_says_and_the_others_one():
     passes = {}
     for name, config in (("ppo", {}), ("ppo2", {"epochs": 2}), ("rloo", {})):
@@ -419,8 +442,8 @@ class Bandits(LanguageModel):
     def head(self, hidden):
         return hidden
 
-    def start(self, ids, mask, new_tokens):
-        return self.hidden(ids)[:, 0], None
+    def start(self, ids, mask, new_tokens, copies=1):
+        return self.hidden(ids)[:, 0].repeat_interleave(copies, 0), None
 
 
 def regret(alpha, seeds=20, rounds=4):
