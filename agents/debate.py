@@ -23,7 +23,7 @@ from rewardzoo.checkpoint import load_checkpoint, save_checkpoint
 from rewardzoo.rewards.evidence import Debater, Judging, hold_debate, margin, observation
 
 from .common.hyperparameters import build, hyper
-from .common.networks import MLP
+from .common.layers import MLP
 from .ppo import PPO
 
 MODES = ("isolated", "precommit", "selfplay", "maxmin")

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from rewardzoo.random import Rng
 from rewardzoo.registration import register_agent
-from rewardzoo.transition import Obs
+from rewardzoo.transition import MASK_KEY, Obs
 
 from .common import trees
 from .common.agent import Agent, Env
 from .common.collector import Collector, EpisodeSums, Rollout
+from .common.encoders import encoder
 from .common.hyperparameters import hyper
-from .common.networks import ACTIVATIONS, MASK_KEY, MLP, encoder
+from .common.layers import ACTIVATIONS, MLP
 from .common.replay_buffer import ReplayBuffer, Sample
 
 _REPLAY_STREAM = 2  # environments draw from stream 0, actions from 1

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .common.networks import MLP
+from .common.layers import MLP
 
 KINDS = ("logistic", "svm", "mlp", "gru", "lstm")
 

@@ -28,7 +28,7 @@ from .common.agent import Env
 from .common.collector import Collector, CompiledCollector, EpisodeSums, Rollout
 from .common.fused import FusedGradient
 from .common.hyperparameters import hyper
-from .common.networks import ACTIVATIONS
+from .common.layers import ACTIVATIONS
 from .common.policy import PolicyAgent
 
 _SHUFFLE_STREAM = 2  # environments draw from stream 0, actions from 1

@@ -21,7 +21,7 @@ from .common.advantages import gae
 from .common.agent import Env
 from .common.collector import Collector, Rollout
 from .common.hyperparameters import hyper
-from .common.networks import ACTIVATIONS
+from .common.layers import ACTIVATIONS
 from .common.policy import PolicyAgent
 
 CREDITS = ("togo", "prefix")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Obs = Any  # Tensor (N, ...), or a dict of them
+MASK_KEY = "action_mask"  # of a dict: which actions are allowed, as PettingZoo has it
 
 
 @dataclass(slots=True)  # not frozen: that takes a third of the time of paying a small batch

@@ -16,10 +16,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rewardzoo.transition import Obs
+from rewardzoo.transition import MASK_KEY, Obs
 
 from .distributions import Categorical, Gaussian
-from .networks import MASK_KEY, MLP, ActorCritic, Flat, Keys, tanh
+from .encoders import Flat, Keys
+from .layers import MLP, tanh
+from .networks import ActorCritic
 
 
 class _Layers:

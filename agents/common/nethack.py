@@ -7,10 +7,15 @@ the window in place of a picture of it, which costs a CPU far less.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+
+from rewardzoo.transition import MASK_KEY
+
+from .layers import orthogonal
 
 MAP, NUMBERS, MESSAGE = (21, 79), (27,), (256,)
 _WINDOW = 9
@@ -92,16 +97,16 @@ class NetHackEncoder(nn.Module):
     Args:
         space: the observation space; see ``takes``.
         size: width of the parts.
-        activation: of the other entries' encoders.
+        other: makes the encoder of another entry's space.
     """
 
     shared = True
     """One for actor and critic: it is most of the network."""
 
-    def __init__(self, space: spaces.Dict, size: int, activation: str) -> None:
+    def __init__(
+        self, space: spaces.Dict, size: int, other: Callable[[spaces.Space], nn.Module]
+    ) -> None:
         super().__init__()
-        from .networks import MASK_KEY, encoder
-
         keys = space.spaces
         self.cropped = "glyphs_crop" in keys
         source = keys["glyphs_crop" if self.cropped else "glyphs"]
@@ -110,9 +115,7 @@ class NetHackEncoder(nn.Module):
         self.numbers = Numbers(size)
         self.message = layers(MESSAGE[0], size, size) if "message" in keys else None
         own = {"glyphs", "glyphs_crop", "blstats", "message", MASK_KEY}
-        self.rest = nn.ModuleDict(
-            {k: encoder(s, size, activation) for k, s in keys.items() if k not in own}
-        )
+        self.rest = nn.ModuleDict({k: other(s) for k, s in keys.items() if k not in own})
         self.num_features = (
             self.window.num_features
             + self.numbers.num_features
@@ -137,8 +140,6 @@ class NetHackEncoder(nn.Module):
 
 def layers(*sizes: int) -> nn.Sequential:
     """Linear layers, each followed by a rectifier."""
-    from .networks import orthogonal
-
     pairs = zip(sizes, sizes[1:], strict=False)
     out: list[nn.Module] = []
     for a, b in pairs:

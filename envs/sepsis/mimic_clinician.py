@@ -9,7 +9,7 @@ import numpy as np
 from rewardzoo.data.tables import read_table
 
 from .data import LOG_Z_SCORED, Z_SCORED
-from .mimic import FEATURES_44, LoggedStays, collect, draw_split, stays_of, summary
+from .mimic_stays import FEATURES_44, LoggedStays, collect, draw_split, stays_of, summary
 
 FLUIDS, VASOPRESSOR = "input_4hourly", "max_dose_vaso"
 _REQUIRED = ("bloc", "icustayid", *FEATURES_44, VASOPRESSOR, FLUIDS, "mortality_90d")

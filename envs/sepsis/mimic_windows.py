@@ -10,7 +10,16 @@ import numpy as np
 from rewardzoo.data.tables import read_table
 
 from .data import NUM_ACTIONS
-from .mimic import FEATURES_44, SPLITS, LoggedStays, collect, draw_split, merge, stays_of, summary
+from .mimic_stays import (
+    FEATURES_44,
+    SPLITS,
+    LoggedStays,
+    collect,
+    draw_split,
+    merge,
+    stays_of,
+    summary,
+)
 
 
 def recognises(where: Path, header: set[str]) -> bool:

@@ -13,7 +13,7 @@ from rewardzoo.envs.knee_oa.cohort import Cohort
 from rewardzoo.envs.knee_oa.data import write_tidy
 from rewardzoo.envs.knee_oa.oai import MONTHS, VISIT_CODES
 from rewardzoo.envs.knee_oa.simulator import KneeSimulator
-from rewardzoo.envs.sepsis.mimic import FEATURES_44
+from rewardzoo.envs.sepsis.mimic_stays import FEATURES_44
 
 HIDDEN = "HIDDEN7531"  # put into damaged cells; no message may repeat it
 

@@ -20,7 +20,8 @@ from rewardzoo.data import TableError, check
 from rewardzoo.envs.knee_oa.cohort import MONTHS, SITES
 from rewardzoo.envs.knee_oa.data import load_oai, load_tidy
 from rewardzoo.envs.knee_oa.oai import VISIT_CODES
-from rewardzoo.envs.sepsis.mimic import FEATURES_44, load_mimic
+from rewardzoo.envs.sepsis.mimic import load_mimic
+from rewardzoo.envs.sepsis.mimic_stays import FEATURES_44
 
 
 def rows_of(path: Path, delimiter: str = ",") -> list[dict[str, str]]:

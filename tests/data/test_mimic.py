@@ -13,12 +13,8 @@ import torch
 from rewardzoo.data import TableError, check
 from rewardzoo.envs.sepsis.data import LOG_Z_SCORED, Z_SCORED
 from rewardzoo.envs.sepsis.dynamics import SepsisICU
-from rewardzoo.envs.sepsis.mimic import (
-    FEATURES_44,
-    check_features,
-    feature_hash,
-    load_mimic,
-)
+from rewardzoo.envs.sepsis.mimic import load_mimic
+from rewardzoo.envs.sepsis.mimic_stays import FEATURES_44, check_features, feature_hash
 from rewardzoo.envs.sepsis.mimic_windows import load_splits
 
 
