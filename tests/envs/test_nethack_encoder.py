@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rewardzoo  # noqa: F401
+from rewardzoo.agents.common.encoders import encoder as encoder_of
 from rewardzoo.agents.common.nethack import NetHackEncoder, Numbers, Window, takes
 from rewardzoo.agents.common.networks import ActorCritic
 from rewardzoo.agents.ppo import PPO
@@ -63,7 +64,7 @@ def test_window_cut_by_the_environment_gives_the_same_features() -> None:
 
 
 def test_policy_does_not_see_score_depth_and_conditions() -> None:
-    encoder = NetHackEncoder(SPACE, 8, "tanh")
+    encoder = encoder_of(SPACE, 8, "tanh")
     obs = observations(5)
     hidden = [2, 9, 12, 17, 23, 24, 25, 26]
     changed = obs["blstats"].clone()
@@ -85,7 +86,7 @@ def test_numbers_are_scaled_and_bounded() -> None:
 
 def test_message_and_other_entries_are_seen() -> None:
     space = spaces.Dict({**SPACE.spaces, "flags": spaces.MultiBinary(2)})
-    encoder = NetHackEncoder(space, 8, "tanh")
+    encoder = encoder_of(space, 8, "tanh")
     obs = {**observations(4), "flags": torch.zeros(4, 2, dtype=torch.int8)}
     out = encoder(obs)
     assert out.shape == (4, encoder.num_features) and bool(torch.isfinite(out).all())
@@ -94,7 +95,7 @@ def test_message_and_other_entries_are_seen() -> None:
 
 
 def test_rows_and_leading_axes_do_not_matter() -> None:
-    encoder, obs = NetHackEncoder(SPACE, 8, "tanh"), observations(6)
+    encoder, obs = encoder_of(SPACE, 8, "tanh"), observations(6)
     out = encoder(obs)
     single = torch.cat([encoder({k: v[i : i + 1] for k, v in obs.items()}) for i in range(6)])
     torch.testing.assert_close(out, single)
