@@ -22,6 +22,7 @@ from rewardzoo.transition import MASK_KEY, Obs
 from .common import trees
 from .common.agent import Agent, Env
 from .common.collector import Collector, EpisodeSums, Rollout
+from .common.counterfactual import Counterfactuals
 from .common.encoders import encoder
 from .common.hyperparameters import hyper
 from .common.layers import ACTIVATIONS, MLP
@@ -52,6 +53,11 @@ class DoubleDQNHyperparameters:
     )
     tau: float = hyper(0.005, "how far the target follows at each gradient step", low=0.0, high=1.0)
     double: bool = hyper(True, "the online network chooses the action that the target values")
+    counterfactual: bool = hyper(
+        False,
+        "store every step as it would have been in each state of the reward machine that pays it "
+        "(CRM)",
+    )
     loss: str = hyper("huber", "'huber' or 'mse'")
     max_grad_norm: float = hyper(10.0, "gradients are scaled down to this norm", low=0.0)
     hidden: tuple[int, ...] = hyper((64, 64), "widths of the hidden layers")
@@ -139,7 +145,9 @@ class DoubleDQN(Agent):
     """Double Q-learning with a replay buffer, for discrete actions.
 
     Takes Box, picture, Discrete and Dict observations; an entry ``action_mask`` of a Dict
-    observation forbids actions.
+    observation forbids actions. With ``counterfactual=True``, on environments that pay a
+    ``RewardMachine`` and show its state (``VectorAppendRewardState``), it learns from every step in
+    all of the machine's states (Toro Icarte et al. 2022).
 
     Args:
         env: a Gymnasium vector environment, a single one, or an id.
@@ -173,10 +181,13 @@ class DoubleDQN(Agent):
         space = self.envs.single_action_space
         if not isinstance(space, spaces.Discrete) or int(space.start) != 0:
             raise ValueError(f"action_space={space}: expected Discrete(n); PPO takes others")
-        if hp.num_steps * self.envs.num_envs > hp.buffer_size:
+        self.counterfactuals = Counterfactuals(self.envs) if hp.counterfactual else None
+        rows = hp.num_steps * self.envs.num_envs
+        if self.counterfactuals is not None:
+            rows *= self.counterfactuals.count
+        if rows > hp.buffer_size:
             raise ValueError(
-                f"buffer_size={hp.buffer_size}: expected at least "
-                f"{hp.num_steps * self.envs.num_envs}, the steps of one iteration"
+                f"buffer_size={hp.buffer_size}: expected at least {rows}, the rows of one iteration"
             )
         self.distribution = EpsilonGreedy(int(space.n))
         with torch.random.fork_rng(devices=[]):
@@ -214,15 +225,22 @@ class DoubleDQN(Agent):
     def collect(self) -> EpisodeSums:
         """Play ``num_steps`` steps in every environment, into the buffer."""
         epsilon = self.epsilon
+        imagined = self.counterfactuals
+        before: list[Any] = []  # of each step, the one before it
 
         def act(
             obs: Obs, memory: Tensor, began: Tensor, noise: Tensor
         ) -> tuple[Tensor, Tensor, Tensor]:
+            if imagined is not None:
+                before.append(imagined.last_step)
             action = self.distribution.sample(self.network(obs), noise, epsilon)
             return action, action, memory
 
         rollout, sums = self.play(act)
-        self.buffer.add(_rows(rollout))
+        if imagined is None:
+            self.buffer.add(_rows(rollout))
+        else:
+            self.buffer.add(imagined.rows([*before[1:], imagined.last_step]))
         return sums
 
     def loss(self, batch: Sample) -> Tensor:

@@ -29,12 +29,14 @@ import gymnasium
 import numpy as np
 import torch
 from filelock import FileLock
+from gymnasium.vector import AutoresetMode
 
 from .checkpoint import remove_previous, resume, save_keeping_previous
 from .experiment import Arm, Budget, Experiment, ExperimentError, Measure, RewardSpec
 from .registration import AGENTS, EXPERIMENTS, check_env_id
 from .results import ArmResult, Results, write_atomic
 from .rewards.parse import make_reward
+from .rewards.terminate import VectorTerminateTask, ends_tasks
 from .rewards.wrappers import VectorRewardWrapper
 
 _TRAINING_CURVES = {
@@ -156,8 +158,8 @@ class Trial:
 
 def make_envs(
     env: str, reward: RewardSpec, num_envs: int, device: str = "cpu", **env_kwargs: Any
-) -> VectorRewardWrapper:
-    """A vector environment that pays ``reward``.
+) -> VectorRewardWrapper | VectorTerminateTask:
+    """A vector environment that pays ``reward``, and ends episodes where its machines say so.
 
     Raises:
         UnknownNameError: for an unknown environment or reward function, with the nearest known.
@@ -167,7 +169,16 @@ def make_envs(
         env_kwargs = {"device": device, **env_kwargs}
     envs = gymnasium.make_vec(env, num_envs=num_envs, **env_kwargs)
     fn = make_reward(reward) if isinstance(reward, str) else reward(envs)
-    return VectorRewardWrapper(envs, fn, device)
+    if not ends_tasks(fn):
+        return VectorRewardWrapper(envs, fn, device)
+    envs.close()  # the wrapper must reset rows itself
+    mode = {"autoreset_mode": AutoresetMode.DISABLED}
+    if env.startswith("rewardzoo/"):
+        env_kwargs.update(mode)
+    else:
+        env_kwargs["vector_kwargs"] = {**env_kwargs.get("vector_kwargs", {}), **mode}
+    envs = gymnasium.make_vec(env, num_envs=num_envs, **env_kwargs)
+    return VectorTerminateTask(VectorRewardWrapper(envs, fn, device))
 
 
 def run_job(
@@ -223,7 +234,7 @@ def _train(
 ) -> dict[str, float]:
     """Train and evaluate an agent; the mean of every score of the evaluation."""
 
-    def envs(num_envs: int, reward: RewardSpec) -> VectorRewardWrapper:
+    def envs(num_envs: int, reward: RewardSpec) -> VectorRewardWrapper | VectorTerminateTask:
         return make_envs(arm.env, reward, num_envs, job.device, **arm.env_kwargs)
 
     kind = AGENTS[arm.agent]

@@ -15,6 +15,7 @@ from rich.text import Text
 from .disk import check_writable
 from .frames import blocks, pictures, shades
 from .rewards.parse import make_reward
+from .rewards.terminate import TerminateTask, ends_tasks
 from .rewards.wrappers import RewardWrapper
 
 _TERMINAL_FPS = 20
@@ -71,6 +72,8 @@ def record_episode(
     if hasattr(policy, "gamma"):
         fn.match_gamma(policy.gamma)
     env: Any = RewardWrapper(gymnasium.make(env_id, render_mode=mode), fn)
+    if ends_tasks(fn):
+        env = TerminateTask(env)
     shots = list(episode(env, policy, max_steps, seed))
     env.close()
     if gif is not None:

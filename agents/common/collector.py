@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from rewardzoo.autoreset import StepTracker
 from rewardzoo.compiled import Loop, Tensors
 from rewardzoo.functional_vector import FunctionalVectorEnv
+from rewardzoo.rewards.wrappers import VectorRewardWrapper
 from rewardzoo.transition import Obs, to_numpy, to_torch
 
 from . import trees
@@ -199,7 +200,7 @@ class Collector:
         """Of the wrappers around the environments, the outermost first."""
         found, env = [], self.envs
         while isinstance(env, gymnasium.vector.VectorWrapper):
-            if hasattr(env, "reward_function"):
+            if isinstance(env, VectorRewardWrapper):
                 found.append(env.reward_function)
             env = env.env
         return found

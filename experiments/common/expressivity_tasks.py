@@ -1,4 +1,4 @@
-"""Ten tasks that tell formalisms of objectives apart, each with what expresses it and what cannot.
+"""Fourteen tasks that tell formalisms of objectives apart: what expresses each and what cannot.
 
 Subramani et al. (2024). An objective is an order of stationary policies. A task here is such an
 order on a tiny environment; of each formalism that is said to express it the specification is
@@ -24,12 +24,8 @@ from rewardzoo.envs.expressivity import dynamics
 from rewardzoo.metrics.expressivity import (
     Model,
     averages,
-    linear_order,
-    machine_continuity,
     machine_occupancies,
-    no_level_line,
     occupancies,
-    pairs,
     regularised_features,
     same_order,
     satisfaction,
@@ -37,7 +33,27 @@ from rewardzoo.metrics.expressivity import (
 )
 from rewardzoo.rewards.machine import Machine
 
-GAMMA = 0.9
+from .expressivity_certificates import (
+    GAMMA,
+    Evidence,
+    by_a_or_b,
+    by_action,
+    by_arrival,
+    by_markov,
+    cardinality,
+    coins,
+    continuity,
+    curves,
+    grid,
+    levels,
+    linear,
+    lines,
+    lottery,
+    model_of,
+    no_jump,
+    triangle,
+)
+
 MEMBERS: Mapping[str, str] = {
     "MR": "Markov rewards",
     "LAR": "limit-average rewards",
@@ -71,22 +87,6 @@ INCLUSIONS: Sequence[tuple[str, str, str]] = (
 """(the wider, the narrower, why)."""
 
 
-class Evidence(NamedTuple):
-    """Why a formalism cannot express a task.
-
-    Args:
-        kind: linear, level lines, levels, continuity, curves, lottery or proof.
-        holds: the certificate was found and checked.
-        number: of the kind: a residual, a bound, a count.
-        words: what the number is.
-    """
-
-    kind: str
-    holds: bool
-    number: float
-    words: str
-
-
 @dataclass(frozen=True, eq=False)
 class Task:
     """An order of the stationary policies of a tiny environment.
@@ -98,7 +98,7 @@ class Task:
         policies: (K, S, A), a grid.
         value: (K,), which orders them.
         expressed: by formalism, the values of its specification on the grid.
-        refuted: by formalism, the certificate, given a generator for those that search.
+        refuted: by formalism, the certificate.
     """
 
     name: str
@@ -107,175 +107,11 @@ class Task:
     policies: np.ndarray
     value: np.ndarray
     expressed: Mapping[str, Callable[[], np.ndarray]]
-    refuted: Mapping[str, Callable[[np.random.Generator], Evidence]]
+    refuted: Mapping[str, Callable[[], Evidence]]
 
     def agreement(self, formalism: str) -> float:
         """The share of pairs of policies that the formalism's specification orders as the task."""
         return same_order(self.expressed[formalism](), self.value)
-
-
-# ---- grids ---------------------------------------------------------------------------------------
-
-
-def model_of(env: type[dynamics.Tiny]) -> Model:
-    """The tables of a tiny environment."""
-    func = env()
-    moves, _, start = func.transition_matrix()
-    return Model(moves, start, func.terminal_states)
-
-
-def coins(*probabilities: float) -> np.ndarray:
-    """(M, 2): chances of the first of two actions."""
-    first = np.array(probabilities)
-    return np.stack((first, 1.0 - first), -1)
-
-
-def triangle(steps: int) -> np.ndarray:
-    """(M, 3): all splits of 1 into three multiples of ``1 / steps``."""
-    found = [(i, j, steps - i - j) for i in range(steps + 1) for j in range(steps + 1 - i)]
-    return np.array(found) / steps
-
-
-def grid(model: Model, *choices: np.ndarray) -> np.ndarray:
-    """(K, S, A): all combinations of the choices in the first states, uniform in the others."""
-    states, actions = model.transition.shape[:2]
-    rows = []
-    for chosen in itertools.product(*choices):
-        row = np.full((states, actions), 1.0 / actions)
-        row[: len(chosen)] = chosen
-        rows.append(row)
-    return np.array(rows)
-
-
-def by_action(model: Model) -> np.ndarray:
-    """(S, A, S) int64: 1 where the action is a, the first."""
-    labels = np.zeros(model.transition.shape, np.int64)
-    labels[:, 0] = 1
-    return labels
-
-
-def by_arrival(model: Model, place: int) -> np.ndarray:
-    """(S, A, S) int64: 1 where the step leads to ``place``."""
-    labels = np.zeros(model.transition.shape, np.int64)
-    labels[:, :, place] = 1
-    return labels
-
-
-# ---- certificates --------------------------------------------------------------------------------
-
-
-def linear(features: np.ndarray, value: np.ndarray) -> Evidence:
-    """No linear function of the features has the order of the values."""
-    scale = np.abs(features).max()
-    found = linear_order(features / scale if scale > 0 else features, *pairs(value))
-    return Evidence(
-        "linear",
-        found.certificate is not None and found.residual < 1e-7,
-        found.residual,
-        "residual of the contradiction (Farkas)",
-    )
-
-
-def lines(
-    value: Callable[[np.ndarray], np.ndarray], point: Sequence[float], radius: float, slope: float
-) -> Evidence:
-    """No line through a point on which the value is constant."""
-    bound = no_level_line(value, point, radius, slope)
-    return Evidence("level lines", bound > 0, bound, "least variation along a line, certified")
-
-
-def levels(model: Model, value: Callable[[np.ndarray], np.ndarray]) -> Evidence:
-    """Deterministic policies of a deterministic environment satisfy a formula or do not."""
-    states, actions = model.transition.shape[:2]
-    every = np.array(list(itertools.product(np.eye(actions), repeat=states)))
-    count = len(np.unique(value(every).round(9)))
-    certain = bool(np.isin(model.transition, (0.0, 1.0)).all())
-    words = "levels among all deterministic policies; satisfaction has two"
-    return Evidence("levels", certain and count > 2, count, words)
-
-
-def continuity(
-    model: Model, policies: np.ndarray, value: np.ndarray, labels: np.ndarray, size: int
-) -> Evidence:
-    """Values of machines are continuous; the task jumps. All machines of ``size`` states, searched.
-
-    For any machine with rewards up to ``B``, a gap ``d`` between a policy and those arbitrarily
-    near it that tie with others would need ``d <= 2 B e / (1 - gamma)^2`` for every distance ``e``.
-    """
-    count = int(labels.max()) + 1
-    refuted = tried = 0
-    for moves in itertools.product(range(size), repeat=size * count):
-        table = np.array(moves).reshape(size, count)
-        seen = machine_occupancies(model, policies, table, 0, labels, GAMMA)
-        tried += 1
-        refuted += linear(seen.reshape(len(policies), -1), value).holds
-    vanishes = machine_continuity(1.0, 1e-9, GAMMA) < 1e-6
-    words = f"of {tried} machines with {size} states refuted, with any rewards"
-    return Evidence("continuity", vanishes and refuted == tried, refuted, words)
-
-
-def curves(model: Model, rng: np.random.Generator, tries: int = 2000) -> Evidence:
-    """No function of a discounted return ranks by q for all p > 0 alike, on LeaveOrStay.
-
-    For each q the return J(p, q), p > 0, would have to stay in a set of its own. But the visits
-    x(p, q) are a segment from one point x(0), the same for all q, to x(1, q), gone along
-    continuously with p; and these ends lie on a line, in the order of q. So, whatever the reward,
-    J(., q) covers all between J(0) and J(0) + c0 + c1 q. That is one and the same for all q if c1
-    is 0; if not, it leaves J(0) for all q but one at most, and of three that leave two leave to the
-    same side, and overlap. Both facts are about visits, hence about all rewards, and are checked.
-    Random rewards are tried besides: the number is their least overlap, as a share of J's range.
-    """
-    p, q = np.linspace(0.0, 1.0, 101), (0.25, 0.5, 0.75, 1.0)
-    policies = grid(model, coins(*p), coins(*q))
-    visits = occupancies(model, policies, GAMMA).reshape(len(p), len(q), -1)
-    rewards = rng.normal(size=(tries, visits.shape[-1]))
-    rewards[: tries // 4] *= rng.random((tries // 4, visits.shape[-1])) < 0.5
-    returns = visits @ rewards[np.ptp(rewards, 1) > 0].T  # (p, q, tries)
-    up = np.sort((returns - returns[:1]).max(0), 0)[-2]
-    down = np.sort((returns[:1] - returns).max(0), 0)[-2]
-    share = np.maximum(up, down) / np.maximum(np.ptp(returns, (0, 1)), 1e-12)
-    constant = np.ptp(returns, (0, 1)) < 1e-9
-    least = float(np.where(constant, 1.0, share).min())
-    off = bent(visits, p, np.array(q))
-    words = (
-        f"least overlap over {returns.shape[2]} random rewards; of all others proved by visits "
-        f"that go straight from one point to ends on a line, within {off:.0e}"
-    )
-    return Evidence("curves", least > 0 and off < 1e-10, least, words)
-
-
-def bent(visits: np.ndarray, p: np.ndarray, q: np.ndarray) -> float:
-    """How far visits (P, Q, K) are from segments that begin in one point and end on a line.
-
-    Args:
-        visits: of the policies (p, q) on LeaveOrStay.
-        p: (P,) chances of leaving, the first 0 and the last 1.
-        q: (Q,), increasing.
-    """
-    start = visits[0, 0]
-    along = p / (1.0 - GAMMA * (1.0 - p))  # of the way, from 0 to 1
-    ends = visits[-1] - start
-    straight = np.abs(visits - start - along[:, None, None] * ends).max()
-    place = (q - q[0]) / (q[-1] - q[0])
-    in_line = np.abs(ends - ends[0] - place[:, None] * (ends[-1] - ends[0])).max()
-    return float(max(straight, in_line))
-
-
-def lottery(model: Model, policies: np.ndarray, value: np.ndarray) -> Evidence:
-    """Policies with one and the same lottery of trajectories differ."""
-    seen = trajectories(model, policies, 2)
-    apart = float(np.abs(seen - seen[:1]).max())
-    words = "greatest difference of lotteries between policies that the task orders"
-    return Evidence("lottery", bool(apart < 1e-12 and np.ptp(value) > 0), apart, words)
-
-
-def cardinality() -> Evidence:
-    """A real function of a lexicographic order would give each p an interval of its own.
-
-    The intervals ``[u(p, 0), u(p, 1)]`` for p in [0, 1) would be disjoint and not empty: each holds
-    a rational number, and there are not that many (Debreu 1954).
-    """
-    return Evidence("proof", True, np.nan, "uncountably many disjoint intervals; not computed")
 
 
 # ---- tasks ---------------------------------------------------------------------------------------
@@ -300,7 +136,7 @@ def ranking() -> Task:
             "MR": lambda: occupancies(model, policies, GAMMA)[:, 0] @ worth,
             "LAR": lambda: averages(model, policies)[:, 0] @ worth,
         },
-        {"LTL": lambda rng: levels(model, value)},
+        {"LTL": lambda: levels(model, value)},
     )
 
 
@@ -336,10 +172,10 @@ def same_twice() -> Task:
         value(policies),
         {"RM": by_machine, "LTL": lambda: satisfaction(model, policies, goal, labels)},
         {
-            "MR": lambda rng: linear(occupancies(model, pure, GAMMA).reshape(4, -1), value(pure)),
-            "RRL": lambda rng: linear(regularised_features(model, pure, GAMMA), value(pure)),
+            "MR": lambda: linear(occupancies(model, pure, GAMMA).reshape(4, -1), value(pure)),
+            "RRL": lambda: linear(regularised_features(model, pure, GAMMA), value(pure)),
             # Visits are affine in (p, q); the gradient is (2 q - 1, 2 p - 1).
-            "ONMR": lambda rng: lines(chart, (0.25, 0.25), 0.2, 1.28),
+            "ONMR": lambda: lines(chart, (0.25, 0.25), 0.2, 1.28),
         },
     )
 
@@ -375,8 +211,8 @@ def always() -> Task:
             "RRL": regularised,
         },
         {
-            "LAR": lambda rng: linear(averages(model, policies).reshape(7, -1), value),
-            "RM": lambda rng: continuity(model, policies, value, labels, 3),
+            "LAR": lambda: linear(averages(model, policies).reshape(7, -1), value),
+            "RM": lambda: continuity(model, policies, value, labels, 3),
         },
     )
 
@@ -405,8 +241,8 @@ def leaving() -> Task:
             "ONMR": outer,
         },
         {
-            "RRL": lambda rng: linear(regularised_features(model, policies, GAMMA), value),
-            "RM": lambda rng: continuity(model, policies, value, pairs_of, 2),
+            "RRL": lambda: linear(regularised_features(model, policies, GAMMA), value),
+            "RM": lambda: continuity(model, policies, value, pairs_of, 2),
         },
     )
 
@@ -427,7 +263,7 @@ def first_step() -> Task:
             "MR": lambda: occupancies(model, policies, GAMMA)[:, 0, 0],
             "LTL": lambda: satisfaction(model, policies, goal, by_action(model)),
         },
-        {"LAR": lambda rng: linear(averages(model, policies).reshape(len(policies), -1), value)},
+        {"LAR": lambda: linear(averages(model, policies).reshape(len(policies), -1), value)},
     )
 
 
@@ -458,9 +294,9 @@ def at_random() -> Task:
             "OMORL": lambda: entropy(occupancies(model, policies, GAMMA)[:, 0]),
         },
         {
-            "FTR": lambda rng: linear(trajectories(model, policies, 1), value),
+            "FTR": lambda: linear(trajectories(model, policies, 1), value),
             # Within .1 of (.2, .3) the gradient is below (log 6.42, log 3.21).
-            "ONMR": lambda rng: lines(chart, (0.2, 0.3), 0.1, 2.2),
+            "ONMR": lambda: lines(chart, (0.2, 0.3), 0.1, 2.2),
         },
     )
 
@@ -489,8 +325,8 @@ def at_least() -> Task:
         value(policies),
         {"ONMR": outer},
         {
-            "RRL": lambda rng: linear(regularised_features(model, pure, GAMMA), value(pure)),
-            "FTR": lambda rng: linear(trajectories(model, policies, 2), value(policies)),
+            "RRL": lambda: linear(regularised_features(model, pure, GAMMA), value(pure)),
+            "FTR": lambda: linear(trajectories(model, policies, 2), value(policies)),
         },
     )
 
@@ -507,7 +343,7 @@ def in_the_long_run() -> Task:
         policies,
         np.where(policies[:, 0, 0] > 0, policies[:, 1, 0], 0.0),
         {"LAR": lambda: (averages(model, policies) * worth).sum((1, 2))},
-        {"ONMR": lambda rng: curves(model, rng)},
+        {"ONMR": lambda: curves(model)},
     )
 
 
@@ -523,7 +359,7 @@ def unseen() -> Task:
         policies,
         value,
         {"FPR": lambda: policies[:, 1, 0]},
-        {"GOMORL": lambda rng: lottery(model, policies, value)},
+        {"GOMORL": lambda: lottery(model, policies, value)},
     )
 
 
@@ -547,7 +383,142 @@ def lexicographic() -> Task:
         policies,
         rank(policies[:, 0, 0], policies[:, 0, 1]),
         {"GOMORL": by_visits},
-        {"FPR": lambda rng: cardinality()},
+        {"FPR": lambda: cardinality()},
+    )
+
+
+def one_then_other() -> Task:
+    """Action a, and then b."""
+    model = model_of(dynamics.OneState)
+    policies = grid(model, triangle(6))
+    # Two that tie at .16, and half way between them .162.
+    tie = grid(model, np.array([[0.4, 0.4, 0.2], [0.5, 0.32, 0.18], [0.45, 0.36, 0.19]]))
+    labels = by_a_or_b(model)
+    machine = Machine.read(
+        "0\n[2]\n(0, 1, 'a', 0)\n(0, 2, '!a', 0)\n(1, 2, 'b', 1)\n(1, 2, '!b', 0)"
+    )
+
+    def value(x: np.ndarray) -> np.ndarray:
+        return x[:, 0, 0] * x[:, 0, 1]
+
+    def by_machine() -> np.ndarray:
+        seen = machine_occupancies(model, policies, machine.table, 0, labels, GAMMA)
+        return (seen * machine.reward).sum((1, 2))
+
+    def by_trajectory() -> np.ndarray:
+        chances = trajectories(model, policies, 2).reshape(-1, 3, 3)
+        return chances[:, 0, 1]
+
+    return Task(
+        "one, then the other",
+        "begin with a, and then b",
+        model,
+        policies,
+        value(policies),
+        {
+            "RM": by_machine,
+            "LTL": lambda: satisfaction(model, policies, "a & X b", labels),
+            "FTR": by_trajectory,
+        },
+        {
+            "MR": lambda: linear(occupancies(model, tie, GAMMA).reshape(3, -1), value(tie)),
+            "LAR": lambda: linear(averages(model, tie).reshape(3, -1), value(tie)),
+            # Visits are affine in (p_a, p_b); the gradient is (p_b, p_a).
+            "ONMR": lambda: lines(lambda y: y[:, 0] * y[:, 1], (0.4, 0.4), 0.1, 0.71),
+        },
+    )
+
+
+def often_enough() -> Task:
+    """Three tenths of a, or more."""
+    model = model_of(dynamics.OneState)
+    chances = np.array([0.05, 0.1, 0.2, 0.29, 0.3, 0.4, 0.6, 0.9])
+    rest = 1.0 - chances
+    policies = grid(model, np.stack((chances, rest / 2, rest / 2), -1))
+    labels = by_action(model)
+
+    def value(x: np.ndarray) -> np.ndarray:
+        return (x[:, 0, 0] > 0.3 - 1e-9).astype(float)
+
+    def outer() -> np.ndarray:
+        expected = occupancies(model, policies, GAMMA)[:, 0, 0]
+        return (expected > 0.3 / (1.0 - GAMMA) - 1e-9).astype(float)
+
+    jumps = value(policies)
+    return Task(
+        "often enough",
+        "choose a with a chance of at least three tenths; more is no better",
+        model,
+        policies,
+        jumps,
+        {"ONMR": outer},
+        {
+            "MR": lambda: by_markov(model, value),
+            "LAR": lambda: linear(averages(model, policies)[:, 0], jumps),
+            "RM": lambda: continuity(model, policies, jumps, labels, 2),
+            "LTL": lambda: no_jump(model, policies, jumps, labels, 3),
+        },
+    )
+
+
+def three_tenths() -> Task:
+    """Three tenths of a, as nearly as can be."""
+    model = model_of(dynamics.OneState)
+    chances = np.linspace(0.0, 1.0, 11)
+    rest = 1.0 - chances
+    policies = grid(model, np.stack((chances, rest / 2, rest / 2), -1))
+    # -(p - .3)^2 = -.49 p^2 + .42 p (1 - p) - .09 (1 - p)^2.
+    machine = Machine.read(
+        "0\n[3]\n(0, 1, 'a', 0)\n(0, 2, '!a', 0)\n"
+        "(1, 3, 'a', -0.49)\n(1, 3, '!a', 0.21)\n(2, 3, 'a', 0.21)\n(2, 3, '!a', -0.09)"
+    )
+
+    def value(x: np.ndarray) -> np.ndarray:
+        return -((x[:, 0, 0] - 0.3) ** 2)
+
+    def outer() -> np.ndarray:
+        expected = occupancies(model, policies, GAMMA)[:, 0, 0]
+        return -(((1.0 - GAMMA) * expected - 0.3) ** 2)
+
+    def by_machine() -> np.ndarray:
+        seen = machine_occupancies(model, policies, machine.table, 0, by_action(model), GAMMA)
+        return (seen * machine.reward).sum((1, 2))
+
+    return Task(
+        "three tenths",
+        "choose a with a chance of three tenths, or as near as can be",
+        model,
+        policies,
+        value(policies),
+        {"ONMR": outer, "RM": by_machine},
+        {
+            "MR": lambda: by_markov(model, value),
+            "LAR": lambda: linear(averages(model, policies)[:, 0], value(policies)),
+        },
+    )
+
+
+def worse_off() -> Task:
+    """Two stakeholders: one likes a, the other b."""
+    model = model_of(dynamics.OneState)
+    policies = grid(model, triangle(6))
+
+    def value(x: np.ndarray) -> np.ndarray:
+        return x[:, 0, :2].min(-1)
+
+    return Task(
+        "the worse off",
+        "the better for whoever of two gets less, one of whom likes a and the other b",
+        model,
+        policies,
+        value(policies),
+        {"OMORL": lambda: occupancies(model, policies, GAMMA)[:, 0, :2].min(-1)},
+        {
+            "MR": lambda: by_markov(model, value),
+            "LAR": lambda: linear(averages(model, policies)[:, 0], value(policies)),
+            # The level set through a corner turns there; one step changes the less by one at most.
+            "ONMR": lambda: lines(lambda y: y.min(-1), (0.3, 0.3), 0.1, 1.0),
+        },
     )
 
 
@@ -562,6 +533,10 @@ TASKS: Sequence[Callable[[], Task]] = (
     in_the_long_run,
     unseen,
     lexicographic,
+    one_then_other,
+    often_enough,
+    three_tenths,
+    worse_off,
 )
 
 

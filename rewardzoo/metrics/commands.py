@@ -72,10 +72,13 @@ def compare_rewards(
     rollouts: Annotated[int, typer.Option(help="Of each estimate.", min=1)] = 4,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
     canonical: Annotated[
-        Canonical, typer.Option(help="Of STARC; minimal is exact only, dard sampled only.")
+        Canonical, typer.Option(help="Of STARC; dard is sampled only.")
     ] = Canonical.val,
     norm: Annotated[Norm, typer.Option(help="Of STARC; sampled it is l2.")] = Norm.l2,
     metric: Annotated[Metric, typer.Option(help="Of STARC; sampled it is l2.")] = Metric.l2,
+    critic: Annotated[
+        bool, typer.Option("--critic", help="Sampled val by fitted values, not rollouts.")
+    ] = False,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="The environment's parameter, name=value; repeatable."),
@@ -102,8 +105,9 @@ def compare_rewards(
     if not 0.0 <= gamma < 1.0:
         raise ValueError(f"--gamma {gamma}: expected a number in [0, 1), the agent's discount")
     found = compare(
-        env, rewards, gamma, method, samples, rollouts, seed, setting or [], canonical, norm, metric
-    )
+        env, rewards, gamma, method, samples, rollouts, seed, setting or [], canonical, norm,
+        metric, critic,
+    )  # fmt: skip
     if out is not None:
         from .comparison import draw
 
@@ -129,6 +133,7 @@ def compare(
     canonical: Canonical = Canonical.val,
     norm: Norm = Norm.l2,
     metric: Metric = Metric.l2,
+    critic: bool = False,
 ) -> Comparison:
     """What the command prints; see its arguments.
 
@@ -149,10 +154,11 @@ def compare(
     kwargs = {**gymnasium.spec(env).kwargs, **given}
     how = canonical.value, norm.value, metric.value
     if "dynamics" not in kwargs:
-        if how != _DEFAULT:
+        if how != _DEFAULT or critic:
             raise ValueError(
-                f"--canonical {how[0]} --norm {how[1]} --metric {how[2]}: not on {env}, which has "
-                "EPIC distances only; leave them out"
+                f"--canonical {how[0]} --norm {how[1]} --metric {how[2]}"
+                f"{' --critic' if critic else ''}: not on {env}, which has EPIC distances only; "
+                "leave them out"
             )
         if method is Method.exact:
             raise ValueError(
@@ -174,16 +180,18 @@ def compare(
                 "--canonical dard: exact DARD distances are printed beside STARC's; leave it out, "
                 "or use --method sampled"
             )
+        if critic:
+            raise ValueError("--critic: exact values need none; leave it out, or --method sampled")
         return compare_exactly(func, made, rewards, gamma, *how)
-    if canonical is Canonical.minimal or how[1:] != _DEFAULT[1:]:
+    if how[1:] != _DEFAULT[1:]:
         raise ValueError(
-            f"--canonical {how[0]} --norm {how[1]} --metric {how[2]}: samples give val, none or "
-            "dard, in l2 (noise biases the others); leave them out, or use --method exact on an "
-            "environment whose states can be counted"
+            f"--norm {how[1]} --metric {how[2]}: samples give l2 (noise biases the others); leave "
+            "them out, or use --method exact on an environment whose states can be counted"
         )
     return compare_by_samples(
-        func, made, rewards, gamma, samples, rollouts, seed, canonical=canonical.value
-    )
+        func, made, rewards, gamma, samples, rollouts, seed, canonical=canonical.value,
+        critic=critic,
+    )  # fmt: skip
 
 
 def _print(found: Comparison, console: Console) -> None:

@@ -2,8 +2,8 @@
 
 Exact are STARC (Skalse et al. 2024), EPIC (Gleave et al. 2021), DARD (Wulfe et al. 2022) and the
 worst-case regret of optimising one reward for another, with what STARC distances say of it.
-Sampled are, with intervals, STARC or DARD where states can be gone on from again, and EPIC on a
-simulator that can only be reset and stepped.
+Sampled are, with intervals, STARC (by rollouts, or with a fitted potential) or DARD where states
+can be gone on from again, and EPIC on a simulator that can only be reset and stepped.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from .recorded import record, recorded_distances
 from .regret import regret_constants, worst_case_regret
 from .sampled import SampledDistances, sampled_distances
 from .sampled_dard import sampled_dard_distances
+from .sampled_fitted import fitted_distances
 from .starc import starc_distance
 
 LETTERS = string.ascii_uppercase
@@ -204,12 +205,25 @@ def compare_by_samples(
     canonical: str = "val",
     policy: BasePolicy | None = None,
     share: float = 0.5,
+    critic: bool = False,
 ) -> Comparison:
     """STARC or DARD distances with 95 % intervals.
 
-    See ``sampled_distances`` and ``sampled_dard_distances``.
+    See ``sampled_distances``, ``sampled_dard_distances``, and, for "minimal" or with a critic,
+    ``fitted_distances``.
+
+    Raises:
+        ValueError: for a critic where there is no value to fit.
     """
     _check_markov(rewards)
+    if critic and canonical != "val":
+        raise ValueError(f"critic: fits the values of val, and canonical={canonical!r} has none")
+    if critic or canonical == "minimal":
+        found = fitted_distances(
+            func, rewards, gamma, num_samples, rollouts, seed, canonical=canonical, policy=policy,
+            share=share,
+        )  # fmt: skip
+        return _estimated("starc", found, labels, gamma, [], canonical)
     if canonical == "dard":
         found = sampled_dard_distances(
             func, rewards, gamma, num_samples, rollouts, seed, policy=policy, share=share

@@ -3,17 +3,19 @@
 Subramani et al. (2024), "On the expressivity of objective-specification formalisms in
 reinforcement learning". An objective orders the stationary policies of an environment. To show that
 a formalism expresses an order, give its specification and compare; to show that it cannot, give a
-certificate: a contradiction among finitely many policies (``linear_order``), a proof that the
-level sets have the wrong shape (``no_level_line``), or a bound on how fast its values can change
-(``machine_continuity``).
+certificate: a contradiction among finitely many policies (``linear_order``, and for Markov rewards
+``expressible_by_mr``), a proof that the level sets have the wrong shape (``no_level_line``), or a
+bound on how fast its values can change (``machine_continuity``).
 
 NumPy float64; policies are (K, S, A).
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ from .planning import Array
 
 Codes = NDArray[np.int64]
 _SQUARINGS = 50  # of a lazy chain: 2**50 steps
+_POLICIES = 20_000  # in a linear programme
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +87,31 @@ def machine_occupancies(
         "ksu,ksa,sat,satl->kul", visits, policies, model.transition, each, optimize=True
     )
     return seen
+
+
+def memory_frequencies(
+    model: Model, policies: Array, table: Codes, initial: int, labels: Codes
+) -> Array:
+    """(K, U) long-run frequencies of the states of a memory.
+
+    Where the memory is a deterministic automaton over infinite words (Rabin, parity), the chance
+    of acceptance is the chance to end in some of the recurrent classes. Under policies that leave
+    no action out these are the same classes, and the chance is a sum of frequencies: linear in
+    them, whatever is accepted.
+
+    Args:
+        model: the environment.
+        policies: (K, S, A).
+        table: (U, L), where each label leads.
+        initial: the first state.
+        labels: (S, A, S), the label of each transition.
+    """
+    count, size = len(model.initial), len(table)
+    chain = _product(model, policies, table, labels).reshape(len(policies), count * size, -1)
+    start = np.zeros((count, size))
+    start[:, initial] = model.initial
+    end = np.einsum("x,kxy->ky", start.reshape(-1), _limit(chain))
+    return np.asarray(end.reshape(-1, count, size).sum(1))
 
 
 def satisfaction(model: Model, policies: Array, formula: str, labels: Codes) -> Array:
@@ -205,6 +233,74 @@ def linear_order(
     if mix.status != 0:
         raise RuntimeError("linear_order: neither weights nor a certificate; scale the features")
     return LinearOrder(None, mix.x, float(np.abs(rows @ mix.x).max()))
+
+
+def expressible_by_mr(
+    model: Model, order: Callable[[Array], Array], gamma: float, steps: int = 4
+) -> LinearOrder:
+    """A Markov reward whose returns order policies as wished, or why there is none.
+
+    Asked are all deterministic policies and all whose probabilities are multiples of ``1 / steps``
+    (uniform in terminal states, where nothing is chosen). A certificate among them is a proof; a
+    reward is one for them: of the policies between nothing is known.
+
+    Args:
+        model: the environment.
+        order: of policies (K, S, A) to (K,), higher is better; not the same for all.
+        gamma: discount in [0, 1).
+        steps: of the grid, >= 1.
+
+    Returns:
+        With the reward (S * A,) as weights, or with a certificate.
+
+    Raises:
+        ValueError: for steps that make too many policies, or an order of equals.
+
+    Example:
+        >>> model = Model(np.ones((1, 2, 1)), np.ones(1), np.zeros(1, bool))
+        >>> expressible_by_mr(model, lambda p: p[:, 0, 0], 0.5).certificate is None
+        True
+        >>> expressible_by_mr(model, lambda p: p[:, 0].prod(1), 0.5).weights is None
+        True
+    """
+    policies = policy_grid(model, steps)
+    values = np.asarray(order(policies), np.float64)
+    better, tied = pairs(values)
+    if not better:
+        raise ValueError(f"order: all {len(values)} policies are equal, which a reward of 0 says")
+    visits = occupancies(model, policies, gamma).reshape(len(policies), -1)
+    found = linear_order((1.0 - gamma) * visits, better, tied)
+    if found.weights is None:
+        return found
+    return replace(found, weights=(1.0 - gamma) * found.weights)
+
+
+def policy_grid(model: Model, steps: int) -> Array:
+    """(K, S, A): all policies whose probabilities are multiples of ``1 / steps``.
+
+    The deterministic ones are among them. Terminal states are uniform.
+
+    Raises:
+        ValueError: for too many.
+    """
+    states, actions = model.transition.shape[:2]
+    live = np.flatnonzero(~model.terminal)
+    if steps < 1:
+        raise ValueError(f"steps={steps}: expected an integer >= 1")
+    count = math.comb(steps + actions - 1, actions - 1) ** len(live)
+    if count > _POLICIES:
+        raise ValueError(
+            f"steps={steps}: {count:,} policies, expected at most {_POLICIES:,}; take fewer steps"
+        )
+    splits = [
+        np.diff(bars, prepend=-1, append=steps + actions - 1) - 1
+        for bars in itertools.combinations(range(steps + actions - 1), actions - 1)
+    ]
+    choices = np.array(splits, np.float64) / steps
+    chosen = np.array(list(itertools.product(range(len(choices)), repeat=len(live))), np.int64)
+    policies = np.full((count, states, actions), 1.0 / actions)
+    policies[:, live] = choices[chosen]
+    return policies
 
 
 def pairs(

@@ -8,7 +8,8 @@ push equal rewards apart, but two independent estimates of the same advantage ha
 the means as the mean of their product: lengths and angles are taken from such products alone.
 That is why the norm is L2 and the canonical reward VAL, or the expected reward as it is: the noise
 of an estimate does not cancel in absolute values or maxima (L1, Linf), and a difference of returns
-over all policies, or the least of all shapings (MIN), is planned or solved for, not sampled.
+over all policies is planned, not sampled. The least of all shapings (MIN), and VAL without
+rollouts, are fitted: ``sampled_fitted.py``.
 The intervals know only what was sampled: where a few states that are rarely visited carry most of a
 reward, they are too narrow.
 """

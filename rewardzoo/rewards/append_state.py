@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..transition import to_numpy
 from .base import RewardFunction
+from .passing import PassesOn
 from .wrappers import RewardWrapper, VectorRewardWrapper
 
 KEY = "reward_state"
@@ -53,7 +54,7 @@ class AppendRewardState(gymnasium.Wrapper[Any, Any, Any, Any]):
         return _append(self.env.observation_space, obs, to_numpy(_features(self._fn)[0]))
 
 
-class VectorAppendRewardState(gymnasium.vector.VectorWrapper):
+class VectorAppendRewardState(PassesOn):
     """``AppendRewardState`` for vector environments, in every autoreset mode.
 
     ``info["final_obs"]`` is dense and carries the memory as it was before the reset.
@@ -65,7 +66,7 @@ class VectorAppendRewardState(gymnasium.vector.VectorWrapper):
     def __init__(self, envs: VectorRewardWrapper) -> None:
         super().__init__(envs)
         self._fn = envs.reward_function
-        self._envs, self.device = envs, envs.device
+        self._envs = envs
         envs.keep_features = True
         width = _features(self._fn).shape[1]
         self._inner_space = envs.single_observation_space
@@ -77,7 +78,7 @@ class VectorAppendRewardState(gymnasium.vector.VectorWrapper):
     ) -> tuple[Any, dict[str, Any]]:
         """Reset, with the memory's first value."""
         obs, info = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
-        return self._append(obs, _features(self._fn)), info
+        return self.append(obs, _features(self._fn)), info
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step, with the memory after it."""
@@ -86,10 +87,11 @@ class VectorAppendRewardState(gymnasium.vector.VectorWrapper):
             last, features = self._envs.transition, self._envs.final_features
             assert last is not None and features is not None
             final = last.next_obs if _has_tensors(obs) else to_numpy(last.next_obs)
-            info = {**info, "final_obs": self._append(final, features)}
-        return self._append(obs, _features(self._fn)), reward, terminated, truncated, info
+            info = {**info, "final_obs": self.append(final, features)}
+        return self.append(obs, _features(self._fn)), reward, terminated, truncated, info
 
-    def _append(self, obs: Any, features: Tensor) -> Any:
+    def append(self, obs: Any, features: Tensor) -> Any:
+        """Observations (N, ...) of the environment inside with a memory (N, K)."""
         extra = features if _has_tensors(obs) else to_numpy(features)
         return _append(self._inner_space, obs, extra)
 

@@ -85,7 +85,8 @@ class RewardMachine(Tracking):
     observation. When the machine is in a terminal state the task is over and pays 0; the
     environment goes on, or, with ``terminate=True``, its episode ends there: for that put
     ``TerminateTask`` or ``VectorTerminateTask`` of ``rewardzoo.rewards.terminate`` around the
-    wrapper that pays it.
+    wrapper that pays it. (The command line and experiments do.) ``double_dqn`` learns from each
+    step in all of the machine's states at once, with ``counterfactual=True``.
 
     Args:
         machine: a ``Machine``, its text, or the path of a file that holds it.
@@ -138,6 +139,29 @@ class RewardMachine(Tracking):
         if self.terminate and self.state.device.type == "cpu":  # looking at others would stall
             self._refuse_to_go_on(t)
         before, after = self.move(t, label)
+        return self._paid(before, after, label, t.terminated)
+
+    def counterfactual(self, t: Transition) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The step as it would have been in every state of the machine, for replay.
+
+        (``agents.common.counterfactual`` makes rows of it.)
+
+        Returns:
+            The states before and after, (N, U) int64, the rewards (N, U) float32, with shaping if
+            there is one, and whether the machine is then over, (N, U) bool. Changes nothing.
+        """
+        label = self.label(t).unsqueeze(1)
+        before = torch.arange(len(self.table), device=label.device).expand(len(label), -1)
+        after = self.table[before, label]
+        paid = self._paid(before, after, label, t.terminated.unsqueeze(1))
+        return before, after, paid, self._ends()[after]
+
+    def over(self) -> Tensor:
+        """(N,) bool, whether the task is over."""
+        return self._ends()[self.state]
+
+    def _paid(self, before: Tensor, after: Tensor, label: Tensor, terminated: Tensor) -> Tensor:
+        """Of edges, with the shaping; the arguments have one shape, or broadcast."""
         paid = self.reward[before, label]
         if self.gamma is None:
             return paid
@@ -145,24 +169,8 @@ class RewardMachine(Tracking):
         if self._value is None:
             self._shape()
         assert self._value is not None
-        then = self._value[after].masked_fill(t.terminated, 0.0)
+        then = self._value[after].masked_fill(terminated, 0.0)
         return paid + gamma * then - self._value[before]
-
-    def counterfactual(self, t: Transition) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The step as it would have been in every state of the machine, for replay.
-
-        Returns:
-            The states before and after, (N, U) int64, the rewards (N, U) float32, and whether the
-            machine is then over, (N, U) bool. Changes nothing.
-        """
-        label = self.label(t).unsqueeze(1)
-        before = torch.arange(len(self.table), device=label.device).expand(len(label), -1)
-        after = self.table[before, label]
-        return before, after, self.reward[before, label], self._ends()[after]
-
-    def over(self) -> Tensor:
-        """(N,) bool, whether the task is over."""
-        return self._ends()[self.state]
 
     def _ends(self) -> Tensor:
         """(U,) bool; no state of the function, so it is not saved."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..transition import to_numpy
 from .base import RewardFunction
+from .passing import PassesOn
 from .reward_machine import RewardMachine
 from .wrappers import RewardWrapper, VectorRewardWrapper
 
@@ -55,7 +56,7 @@ class TerminateTask(gymnasium.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated, info
 
 
-class VectorTerminateTask(gymnasium.vector.VectorWrapper):
+class VectorTerminateTask(PassesOn):
     """``TerminateTask`` for vector environments whose rows are reset by those who step them.
 
     Args:
@@ -87,19 +88,28 @@ class VectorTerminateTask(gymnasium.vector.VectorWrapper):
         return obs, reward, terminated | over, truncated, info
 
 
+def ends_tasks(fn: RewardFunction) -> bool:
+    """Whether a machine of a reward function ends episodes: then a wrapper of here is needed."""
+    return bool(_terminating(fn))
+
+
 def _machines(env: Any, kind: type) -> list[RewardMachine]:
     while not isinstance(env, kind):
         if not hasattr(env, "env"):
             raise ValueError(f"env: it pays no reward function; wrap it with {kind.__name__}")
         env = env.env
     fn: RewardFunction = env.reward_function  # type: ignore[attr-defined]
-    found = [f for f in fn.functions() if isinstance(f, RewardMachine) and f.terminate]
+    found = _terminating(fn)
     if not found:
         raise ValueError(
             f"reward function {fn.name}: no reward machine of it ends episodes; give it "
             "terminate=True"
         )
     return found
+
+
+def _terminating(fn: RewardFunction) -> list[RewardMachine]:
+    return [f for f in fn.functions() if isinstance(f, RewardMachine) and f.terminate]
 
 
 def _over(machines: list[RewardMachine]) -> Tensor:

@@ -30,6 +30,7 @@ from ..checkpoint import CheckpointError, load_checkpoint
 from ..jobs import make_envs, provenance
 from ..registration import AGENTS
 from ..results import write_atomic
+from ..rewards.terminate import VectorTerminateTask
 from ..rewards.wrappers import VectorRewardWrapper
 from .cards import card
 
@@ -62,7 +63,9 @@ class Recipe:
     settings: dict[str, Any] = field(default_factory=dict)
     title: str = ""
 
-    def envs(self, num_envs: int | None = None, device: str = "cpu") -> VectorRewardWrapper:
+    def envs(
+        self, num_envs: int | None = None, device: str = "cpu"
+    ) -> VectorRewardWrapper | VectorTerminateTask:
         """Fresh environments that pay the reward; as many as in training by default."""
         return make_envs(self.env, self.reward, num_envs or self.num_envs, device)
 

@@ -11,15 +11,16 @@ import torch
 from matplotlib.figure import Figure as Canvas
 
 from rewardzoo.agents.tabular import mdp_of, policy_iteration
+from rewardzoo.envs.expressivity import dynamics
 from rewardzoo.experiments import expressivity as e
+from rewardzoo.experiments.common import expressivity_certificates as certificates
 from rewardzoo.experiments.common import expressivity_tasks as tasks
 from rewardzoo.jobs import Job, collect_results, run_job
 from rewardzoo.metrics.expressivity import (
     Model,
+    expressible_by_mr,
     linear_order,
-    machine_occupancies,
     occupancies,
-    pairs,
     same_order,
     satisfaction,
     trajectories,
@@ -29,7 +30,7 @@ from rewardzoo.results import ArmResult, Results
 BY_NAME = {make.__name__: make for make in tasks.TASKS}
 EXPRESSED = [(n, f) for n, make in BY_NAME.items() for f in make().expressed]
 REFUTED = [(n, f) for n, make in BY_NAME.items() for f in make().refuted]
-SEARCHED = {("always", "RM"), ("leaving", "RM")}  # hundreds of machines
+SEARCHED = {("always", "RM"), ("leaving", "RM"), ("often_enough", "LTL")}  # hundreds of machines
 
 
 @pytest.mark.parametrize(("task", "formalism"), EXPRESSED)
@@ -46,7 +47,7 @@ def test_its_specification_orders_all_policies_as_the_task(task: str, formalism:
     ],
 )
 def test_its_certificate_holds(task: str, formalism: str) -> None:
-    found = BY_NAME[task]().refuted[formalism](np.random.default_rng(0))
+    found = BY_NAME[task]().refuted[formalism]()
     assert found.holds and np.isfinite(found.number)
 
 
@@ -55,58 +56,108 @@ def test_small_machines_cannot_jump(task: str, labels: str, size: int) -> None:
     """The search of the slow tests, over machines one state smaller."""
     found = BY_NAME[task]()
     moves = found.model.transition
-    codes = tasks.by_action(found.model)
+    codes = certificates.by_action(found.model)
     if labels == "place":
         codes = np.arange(4).reshape(2, 2, 1).repeat(2, 2)
     assert moves.shape == codes.shape
-    assert tasks.continuity(found.model, found.policies, found.value, codes, size).holds
+    assert certificates.continuity(found.model, found.policies, found.value, codes, size).holds
 
 
 def test_visits_of_leaving_are_segments_to_a_line_so_that_all_rewards_are_refuted() -> None:
     """What the certificate of LAR against ONMR rests on; it fails where either fact does."""
-    model = tasks.model_of(tasks.dynamics.LeaveOrStay)
+    model = certificates.model_of(dynamics.LeaveOrStay)
     p, q = np.linspace(0.0, 1.0, 11), np.array([0.1, 0.3, 0.6, 0.9, 1.0])
-    policies = tasks.grid(model, tasks.coins(*p), tasks.coins(*q))
-    visits = occupancies(model, policies, tasks.GAMMA).reshape(11, 5, -1)
-    assert tasks.bent(visits, p, q) < 1e-12
+    policies = certificates.grid(model, certificates.coins(*p), certificates.coins(*q))
+    visits = occupancies(model, policies, certificates.GAMMA).reshape(11, 5, -1)
+    assert certificates.bent(visits, p, q) < 1e-12
     askew = visits.copy()
     askew[1:, 2] += 0.01  # an end beside the line
-    assert tasks.bent(askew, p, q) > 1e-3
+    assert certificates.bent(askew, p, q) > 1e-3
     arched = visits.copy()
     arched[5, :] += 0.01  # half way beside the segment
-    assert tasks.bent(arched, p, q) > 1e-3
+    assert certificates.bent(arched, p, q) > 1e-3
+
+
+def test_small_automata_cannot_jump() -> None:
+    """The same of temporal logic; where an action is left out the classes may change."""
+    found = tasks.often_enough()
+    labels = certificates.by_action(found.model)
+    how = found.model, found.policies, found.value, labels, 2
+    assert certificates.no_jump(*how).holds and certificates.no_jump(*how).number == 16
+    always = tasks.always()
+    assert not certificates.no_jump(always.model, always.policies, always.value, labels, 2).holds
+    # Of what an automaton can say, the chance of a being first, the search finds that it can.
+    p = found.policies[:, 0, 0]
+    assert not certificates.no_jump(found.model, found.policies, p, labels, 2).holds
+
+
+def test_no_reward_makes_less_overlap_than_the_least() -> None:
+    """Four ends at equal distances: at best two on each side, the near ones a third of the far."""
+    model = certificates.model_of(dynamics.LeaveOrStay)
+    policies = certificates.grid(
+        model, certificates.coins(0.0, 1.0), certificates.coins(0.25, 0.5, 0.75, 1.0)
+    )
+    visits = occupancies(model, policies, certificates.GAMMA).reshape(2, 4, -1)
+    ends = visits[1] - visits[0]
+    least = certificates.least_overlap(ends)
+    assert least == pytest.approx(1 / 6)
+    rewards = np.random.default_rng(0).normal(size=(4, 5000))
+    leaves = ends @ rewards
+    up, down = np.maximum(leaves, 0.0), np.maximum(-leaves, 0.0)
+    overlap = np.maximum(np.sort(up, 0)[-2], np.sort(down, 0)[-2]) / (up.max(0) + down.max(0))
+    assert least - 1e-9 <= overlap.min() < least + 0.05
 
 
 def test_certificates_fail_where_the_formalism_can() -> None:
     """They do not refute what is expressible: each kind on a task of its own."""
     ranking = tasks.ranking()
-    features = occupancies(ranking.model, ranking.policies, tasks.GAMMA)[:, 0]
-    assert not tasks.linear(features, ranking.value).holds
-    assert not tasks.levels(ranking.model, lambda x: (x[:, 0, 0] == 1).astype(float)).holds
-    assert not tasks.lines(lambda y: y @ np.array([1.0, 2.0]), (0.3, 0.3), 0.1, 3.0).holds
-    labels = tasks.by_action(ranking.model)
+    features = occupancies(ranking.model, ranking.policies, certificates.GAMMA)[:, 0]
+    assert not certificates.linear(features, ranking.value).holds
+    assert not certificates.levels(ranking.model, lambda x: (x[:, 0, 0] == 1).astype(float)).holds
+    assert not certificates.lines(lambda y: y @ np.array([1.0, 2.0]), (0.3, 0.3), 0.1, 3.0).holds
+    labels = certificates.by_action(ranking.model)
     some = ranking.policies[:, 0, 0]
-    assert not tasks.continuity(ranking.model, ranking.policies, some, labels, 1).holds
+    assert not certificates.continuity(ranking.model, ranking.policies, some, labels, 1).holds
     first = tasks.first_step()
-    assert not tasks.lottery(first.model, first.policies, first.value).holds
+    assert not certificates.lottery(first.model, first.policies, first.value).holds
 
 
-def test_a_machine_and_an_outer_function_both_want_three_tenths() -> None:
-    """``-(p - .3)^2``: two steps of a machine say it exactly, and no Markov reward can."""
-    model = tasks.model_of(tasks.dynamics.TwoChoices)
-    p = np.linspace(0, 1, 11)
-    policies = np.stack((p, 1 - p), -1)[:, None].repeat(3, 1)
-    wanted = -((p - 0.3) ** 2)
-    table = np.array([[1, 2], [1, 1], [2, 2]])  # remembers the first choice: b, a
-    reward = np.zeros((3, 2))
-    # aa -.49, ab and ba .21, bb -.09, paid at the second choice
-    reward[1], reward[2] = (-0.09, 0.21), (0.21, -0.49)
-    seen = machine_occupancies(model, policies, table, 0, tasks.by_action(model), 1.0 - 1e-12)
-    np.testing.assert_allclose((seen * reward).sum((1, 2)), wanted, atol=1e-9)
-    one = Model(model.transition[:1, :, :1] * 0 + 1.0, np.ones(1), np.zeros(1, bool))
-    visits = occupancies(one, policies[:, :1], 0.9).reshape(11, -1)
-    assert same_order(-((visits[:, 0] * 0.1 - 0.3) ** 2), wanted) == 1.0
-    assert linear_order(visits, *pairs(wanted)).certificate is not None
+def test_a_machine_says_exactly_how_far_from_three_tenths() -> None:
+    """``-.49 p^2 + .42 p (1 - p) - .09 (1 - p)^2``, paid at the second choice."""
+    found = tasks.three_tenths()
+    np.testing.assert_allclose(
+        found.expressed["RM"](), certificates.GAMMA * found.value, atol=1e-12
+    )
+
+
+def test_two_policies_tie_and_what_is_half_way_between_is_better() -> None:
+    tie = np.array([[0.4, 0.4, 0.2], [0.5, 0.32, 0.18]])
+    middle = tie.mean(0)
+    assert tie[:, :2].prod(1) == pytest.approx([0.16, 0.16]) and middle[:2].prod() > 0.1619
+    model = certificates.model_of(dynamics.OneState)
+    visits = occupancies(model, np.array([*tie, middle])[:, None], certificates.GAMMA).reshape(
+        3, -1
+    )
+    found = linear_order(visits, [(2, 0)], [(0, 1)])
+    assert found.certificate is not None and found.residual < 1e-9
+
+
+@pytest.mark.parametrize("task", ["one_then_other", "often_enough", "three_tenths", "worse_off"])
+def test_no_markov_reward_has_the_order_on_a_grid_with_all_pure_policies(task: str) -> None:
+    found = BY_NAME[task]()
+
+    def order(policies: np.ndarray) -> np.ndarray:
+        a, b = policies[:, 0, 0], policies[:, 0, 1]
+        return {
+            "one_then_other": a * b,
+            "often_enough": (a > 0.3 - 1e-9).astype(float),
+            "three_tenths": -((a - 0.3) ** 2),
+            "worse_off": np.minimum(a, b),
+        }[task]
+
+    np.testing.assert_allclose(order(found.policies), found.value)  # the same order as the task's
+    answer = expressible_by_mr(found.model, order, certificates.GAMMA, steps=10)
+    assert answer.weights is None and answer.residual < 1e-9
 
 
 def test_sure_thing_and_lottery_of_equal_mean() -> None:
@@ -130,15 +181,15 @@ def test_sure_thing_and_lottery_of_equal_mean() -> None:
 @pytest.mark.parametrize("text", ["a", "F a", "G a", "a & X !a", "!a U (a & X a)", "a R X a"])
 def test_deterministic_policies_satisfy_a_formula_or_do_not(text: str) -> None:
     """Why three levels are too many for temporal logic."""
-    model = tasks.model_of(tasks.dynamics.OneState)
-    found = satisfaction(model, np.eye(3)[:, None], text, tasks.by_action(model))
+    model = certificates.model_of(dynamics.OneState)
+    found = satisfaction(model, np.eye(3)[:, None], text, certificates.by_action(model))
     assert np.isin(found.round(12), (0.0, 1.0)).all()
 
 
-def everything_holds() -> tuple[dict[Any, float], dict[Any, tasks.Evidence]]:
+def everything_holds() -> tuple[dict[Any, float], dict[Any, certificates.Evidence]]:
     made = [make() for make in tasks.TASKS]
     agreement = {(t.name, f): 1.0 for t in made for f in t.expressed}
-    sure = tasks.Evidence("linear", True, 0.0, "")
+    sure = certificates.Evidence("linear", True, 0.0, "")
     return agreement, {(t.name, f): sure for t in made for f in t.refuted}
 
 
@@ -159,10 +210,10 @@ def test_the_diagram_follows_and_is_whole() -> None:
 
 def test_a_failed_computation_leaves_pairs_open_and_a_false_one_is_caught() -> None:
     agreement, evidence = everything_holds()
-    evidence["in the long run", "ONMR"] = tasks.Evidence("curves", False, 0.0, "")
+    evidence["in the long run", "ONMR"] = certificates.Evidence("curves", False, 0.0, "")
     found = {(r.first, r.second): r.says for r in tasks.diagram(agreement, evidence)}
     assert found["ONMR", "LAR"] == "open" and found["RM", "LAR"] == "does not"
-    evidence["ranking", "PO"] = tasks.Evidence("linear", True, 0.0, "")
+    evidence["ranking", "PO"] = certificates.Evidence("linear", True, 0.0, "")
     with pytest.raises(AssertionError, match="includes"):
         tasks.diagram(agreement, evidence)
 

@@ -291,7 +291,12 @@ def test_prints_tables_and_draws_the_heat_map(tmp_path: Path) -> None:
         (["objective", "novelty", "--canonical", "dard"], "exact DARD distances are printed beside"),
         (
             ["objective", "novelty", "--method", "sampled", "--norm", "l1"],
-            "--norm l1 --metric l2: samples give val, none or dard, in l2",
+            "--norm l1 --metric l2: samples give l2",
+        ),
+        (["objective", "novelty", "--critic"], "--critic: exact values need none"),
+        (
+            ["objective", "novelty", "--method", "sampled", "--critic", "--canonical", "none"],
+            "critic: fits the values of val, and canonical='none' has none",
         ),
         (["a"] * 27, "rewards: 27 given, expected at most 26"),
         (
@@ -311,6 +316,7 @@ def test_bad_arguments_are_named(args: list[str], message: str) -> None:
     [
         ("rewardzoo/GridWorl-v0", [], "did you mean 'rewardzoo/GridWorld-v0'"),
         ("CartPole-v1", ["--method", "exact"], "--method exact: not on CartPole-v1, which is no"),
+        ("CartPole-v1", ["--critic"], "--critic: not on CartPole-v1, which has EPIC"),
         ("CartPole-v1", ["--norm", "l1"], "not on CartPole-v1, which has EPIC distances only"),
         ("CartPole-v1", [], "reward function objective: it pays no finite number where it is not"),
         ("rewardzoo/Pendulum-v0", ["--method", "exact"], "--method exact: not on rewardzoo/Pend"),
@@ -319,6 +325,18 @@ def test_bad_arguments_are_named(args: list[str], message: str) -> None:
 def test_bad_environments_are_named(env: str, args: list[str], message: str) -> None:
     found = cli("objective", "novelty", "--env", env, *args)
     assert isinstance(found.exception, ValueError) and message in str(found.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"), [(["--critic"], "VAL"), (["--canonical", "minimal"], "MINIMAL")]
+)
+def test_potentials_are_fitted_where_asked(options: list[str], name: str) -> None:
+    """The maze's twelve places have more than their share of samples; twice a reward is it."""
+    found = cli("objective", "2*objective", "-objective", "--env", GRID, "--gamma", "0.9",
+                "--method", "sampled", *options)  # fmt: skip
+    assert found.exit_code == 0, found.output
+    assert f"STARC distance ({name}, L2)" in found.output and "95 % intervals" in found.output
+    assert "0.00 [0.00, 0.00]" in found.output and "2.00 [2.00, 2.00]" in found.output
 
 
 def test_noise_is_said_where_a_reward_says_nothing() -> None:

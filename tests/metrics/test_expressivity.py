@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from rewardzoo.metrics.expressivity import (
     Model,
     averages,
+    expressible_by_mr,
     linear_order,
     machine_continuity,
     machine_occupancies,
+    memory_frequencies,
     no_level_line,
     occupancies,
     pairs,
+    policy_grid,
     regularised_features,
     same_order,
     satisfaction,
@@ -133,6 +136,20 @@ def test_satisfaction_is_a_chance_of_absorption() -> None:
         satisfaction(coin, policies, "G F a", labels)
 
 
+def test_memory_frequencies_hold_chances_of_recurrent_classes() -> None:
+    """a, then ever a or b: of the first choice; and of a memory of the last, the chance of each."""
+    coin = Model(np.ones((1, 2, 1)), np.ones(1), np.zeros(1, bool))
+    p = np.array([0.2, 0.7])
+    policies = np.stack((p, 1 - p), -1)[:, None]
+    labels = np.array([[[1], [0]]])
+    first = np.array([[2, 1], [1, 1], [2, 2]])
+    found = memory_frequencies(coin, policies, first, 0, labels)
+    np.testing.assert_allclose(found, np.stack((0 * p, p, 1 - p), -1), atol=1e-9)
+    last = np.array([[1, 0], [1, 0]])
+    found = memory_frequencies(coin, policies, last, 0, labels)
+    np.testing.assert_allclose(found, np.stack((p, 1 - p), -1), atol=1e-9)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_trajectories_are_all_there_is(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -178,6 +195,41 @@ def test_weights_or_a_contradiction_never_both_and_never_neither(seed: int) -> N
     assert (found.certificate[: len(better)] >= 0).all()
     assert found.certificate[: len(better)].sum() == pytest.approx(1.0)
     np.testing.assert_allclose(found.certificate @ gaps, 0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_order_of_returns_is_expressible_and_its_square_in_one_choice_is_not(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    model = random_model(rng, states=3)
+    reward = rng.normal(size=(3, 2))
+
+    def meant(policies: np.ndarray) -> np.ndarray:
+        return (occupancies(model, policies, GAMMA) * reward).sum((1, 2))
+
+    found = expressible_by_mr(model, meant, GAMMA)
+    assert found.certificate is None
+    policies = policy_grid(model, 4)
+    returns = occupancies(model, policies, GAMMA).reshape(len(policies), -1) @ found.weights
+    assert same_order(returns, meant(policies), 1e-9) == 1.0
+    middle = expressible_by_mr(model, lambda p: -((p[:, 0, 0] - 0.5) ** 2), GAMMA)
+    assert middle.weights is None and middle.residual < 1e-9
+
+
+def test_a_grid_holds_every_deterministic_policy_and_nothing_else_than_its_steps() -> None:
+    model = random_model(np.random.default_rng(0), states=3)
+    for steps, count in ((1, 4), (4, 25)):
+        found = policy_grid(model, steps)
+        assert len(np.unique(found.reshape(len(found), -1), axis=0)) == count == len(found)
+        np.testing.assert_allclose(found.sum(-1), 1.0)
+        np.testing.assert_allclose(steps * found[:, :2], (steps * found[:, :2]).round())
+        assert (found[:, 2] == 0.5).all()  # terminal
+        assert (found[:, :2].max(-1) == 1.0).all(1).sum() == 4
+    with pytest.raises(ValueError, match=r"steps=200: 40,401 policies, expected at most 20,000"):
+        policy_grid(model, 200)
+    with pytest.raises(ValueError, match="steps=0"):
+        policy_grid(model, 0)
+    with pytest.raises(ValueError, match="order: all 25 policies are equal"):
+        expressible_by_mr(model, lambda p: np.zeros(len(p)), GAMMA)
 
 
 def test_pairs_say_the_whole_order() -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from rewardzoo.agents.ppo import PPO
 from rewardzoo.agents.tabular import mdp_of, q_values, value_iteration
 from rewardzoo.experiments.expressivity import product
+from rewardzoo.jobs import make_envs
 from rewardzoo.rewards import (
     AppendRewardState,
     RewardWrapper,
@@ -247,10 +248,10 @@ def test_the_wrapped_environment_pays_what_the_product_does(shaping: float | Non
     assert total == pytest.approx(want, abs=1e-6)
 
 
-def test_counterfactual_steps_are_what_each_state_would_have_done() -> None:
-    fn = RewardMachine(ERRAND, ENDS)
+@pytest.mark.parametrize("shaping", [None, 0.9])
+def test_counterfactual_steps_are_what_each_state_would_have_done(shaping: float | None) -> None:
     envs = gymnasium.make_vec("rewardzoo/GridWorld-v0", 8, map=".S...")
-    fn = RewardMachine(ERRAND, {"l": [0], "r": [4]})
+    fn = RewardMachine(ERRAND, {"l": [0], "r": [4]}, shaping)
     wrapped = VectorRewardWrapper(envs, fn)
     wrapped.reset(seed=0)
     seen = 0
@@ -265,7 +266,7 @@ def test_counterfactual_steps_are_what_each_state_would_have_done() -> None:
         assert torch.equal(paid[rows, before], reward)
         assert torch.equal(v[rows, before], fn.state)
         assert torch.equal(over, v == 2) and torch.equal(u[0], torch.arange(3))
-        seen += int((paid > 0).sum())
+        seen += int(over[:, 1].sum())
     assert seen > 0
 
 
@@ -353,3 +354,58 @@ def test_the_end_of_a_task_ends_the_rows_of_a_vector_and_an_agent_learns_from_it
     with pytest.raises(ValueError, match="wrap it with TerminateTask"):
         for _ in range(20):
             going_on.step(torch.ones(6, dtype=torch.int64))
+
+
+TYPED = """reward_machine("0\\n[1]\\n(0, 1, 'g', 1)", {'g': [4]}, terminate=True)"""
+
+
+def test_a_typed_machine_ends_episodes_in_training_evaluation_and_play(
+    cli: Any, tmp_path: Any
+) -> None:
+    """Cell 4 is beside the start, and the maze goes on behind it."""
+    where = ["--env", "rewardzoo/GridWorld-v0", "--reward", TYPED, "--num-envs", 8]
+    folder = tmp_path / "run"
+    args = ["train", *where, "--out", folder, "--set", "num_steps=16"]
+    done = cli(*args, "--steps", 256, "--eval-every", 128, "--save", tmp_path / "policy")
+    assert done.code == 0, done.err
+    done = cli(*args[:-2], "--steps", 512, "--resume")
+    assert done.code == 0, done.err
+    done = cli("play", "rewardzoo/GridWorld-v0", "--reward", TYPED, "--steps", 2000)
+    assert done.code == 0, done.err
+    steps = [line for line in done.out.splitlines() if line.startswith("step ")]
+    assert " reward 1 " in steps[-1] and not any(" reward 1 " in line for line in steps[:-1])
+
+
+@pytest.mark.parametrize("env", ["rewardzoo/GridWorld-v0", "FrozenLake-v1"])
+def test_environments_of_a_reward_that_ends_episodes_end_where_its_machine_does(env: str) -> None:
+    envs = make_envs(env, TYPED, 4)
+    assert envs.metadata["autoreset_mode"] is gymnasium.vector.AutoresetMode.DISABLED
+    envs.action_space.seed(0)
+    obs, _ = envs.reset(seed=0)
+    arrived = 0
+    for _ in range(200):
+        actions = envs.action_space.sample()
+        tensors = isinstance(obs, torch.Tensor)
+        obs, _, terminated, truncated, _ = envs.step(torch.tensor(actions) if tensors else actions)
+        at, terminated = torch.as_tensor(obs) == 4, torch.as_tensor(terminated)
+        assert bool(terminated[at].all())
+        arrived += int(at.sum())
+        done = terminated | torch.as_tensor(truncated)
+        if bool(done.any()):
+            obs, _ = envs.reset(options={"reset_mask": done if tensors else done.numpy()})
+    assert arrived > 3
+    plain = make_envs(env, TYPED.replace(", terminate=True", ""), 4)
+    assert isinstance(plain, VectorRewardWrapper)
+
+
+def test_what_shows_a_machines_state_saves_with_the_agent(tmp_path: Any) -> None:
+    def make() -> Any:
+        inner = gymnasium.make_vec("rewardzoo/GridWorld-v0", 4, map=CORRIDOR)
+        return VectorAppendRewardState(VectorRewardWrapper(inner, RewardMachine(ERRAND, ENDS)))
+
+    whole = PPO(make(), num_steps=8, hidden=(8,)).learn(64)
+    part = PPO(make(), num_steps=8, hidden=(8,)).learn(32)
+    part.save(tmp_path / "agent.pt")
+    again = PPO.load(tmp_path / "agent.pt", env=make()).learn(32, reset_num_timesteps=False)
+    for a, b in zip(whole.network.parameters(), again.network.parameters(), strict=True):
+        assert torch.equal(a, b)
