@@ -22,7 +22,10 @@ def worst(scores: Tensor, coef: float) -> Tensor:
 
 
 def uncertainty_weighted(scores: Tensor, coef: float) -> Tensor:
-    """Mean minus ``coef`` times the unbiased variance."""
+    """Mean minus ``coef`` times the variance, which is unbiased: k - 1 divides, not k.
+
+    The paper's own code divides by k in best-of-n, where its ``coef`` is k / (k - 1) times this.
+    """
     return scores.mean(0) - coef * scores.var(0)
 
 

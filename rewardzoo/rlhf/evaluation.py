@@ -264,6 +264,36 @@ def fit_scaling_law(kl: ArrayLike, gold: ArrayLike, form: str = "rl") -> tuple[f
     return float(alpha), float(beta), float(1 - residual.var() / g.var())
 
 
+def scaling_law_intervals(
+    kl: ArrayLike,
+    gold: ArrayLike,
+    form: str = "rl",
+    reps: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals of ``alpha`` and ``beta`` of one fit to all runs, resampling whole runs.
+
+    Args:
+        kl: (runs, points), as for ``fit_scaling_law``.
+        gold: (runs, points).
+        form: "rl" or "bon".
+        reps: resamples.
+        confidence: nominal coverage, in (0, 1).
+        seed: of the resampling.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence}: expected a number in (0, 1)")
+    k, g = finite("kl", kl), finite("gold", gold)
+    if k.ndim != 2 or k.shape != g.shape:
+        raise ValueError(f"gold: shape {g.shape}, kl's is {k.shape}; expected (runs, points) both")
+    drawn = np.random.default_rng(seed).integers(len(k), size=(reps, len(k)))
+    fits = np.array([fit_scaling_law(k[i].ravel(), g[i].ravel(), form)[:2] for i in drawn])
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(fits, [tail, 1 - tail], axis=0).tolist()
+    return {"alpha": (low[0], high[0]), "beta": (low[1], high[1])}
+
+
 def overoptimisation(
     kl: ArrayLike, gold: ArrayLike, proxy: ArrayLike | None = None
 ) -> dict[str, float]:

@@ -43,7 +43,8 @@ class LaboratoryConfig:
         length_bias: reward a token in labels, not in gold.
         width: of models.
         layers: of models.
-        sft_steps: of supervised training, 128 sequences each.
+        sft_steps: of supervised training, 128 sequences each; after 200 a model of this size is
+            about .035 nats a token above the chain's entropy, and after 300 less than .03.
     """
 
     language: str = "chain"

@@ -20,7 +20,7 @@ from .policy_gradient import groups_of, rloo
 from .reward_models import RewardModel
 from .sequences import Sequences, token_logps
 
-AGGREGATES = ("min", "sum", "mean", "last")
+AGGREGATES = ("min", "sum", "mean", "last", "prod")
 
 
 class ImplicitReward:
@@ -98,7 +98,7 @@ def aggregate(scores: Tensor, how: str = "min", mask: Tensor | None = None) -> T
     Args:
         scores: (B, S) of the steps, or (B, S + 1) of ``step_rewards``, where the last column is
             what follows the steps.
-        how: one of ``AGGREGATES``.
+        how: one of ``AGGREGATES``; "prod" is for scores that are probabilities.
         mask: like ``scores``, bool, which of them a row has. Default: all.
 
     Raises:
@@ -117,6 +117,8 @@ def aggregate(scores: Tensor, how: str = "min", mask: Tensor | None = None) -> T
         return scores.gather(1, last).squeeze(1)
     if how == "min":
         return scores.masked_fill(~mask, torch.inf).amin(1)
+    if how == "prod":
+        return scores.masked_fill(~mask, 1.0).prod(1)
     total = scores.masked_fill(~mask, 0.0).sum(1)
     return total if how == "sum" else total / count
 

@@ -35,6 +35,19 @@ def test_overconfident_answers_have_the_error_of_their_confidence():
         ece([1.5], [1])
 
 
+def test_bins_count_by_what_is_in_them_and_a_preference_is_as_sure_as_its_likelier_answer():
+    """Three answers in the last bin, of which one is right, and one in the second; none elsewhere."""
+    confidence, correct = [0.95, 1.0, 0.9, 0.15], [1, 0, 0, 1]
+    expected = (3 * abs(1 / 3 - 0.95) + abs(1 - 0.15)) / 4
+    assert ece(confidence, correct) == pytest.approx(expected)
+    # Pairs of P(chosen is better) = 3/4, 1/4 and 1/4 are all 3/4 sure; two of them are wrong.
+    found = preference_calibration([math.log(3), -math.log(3), -math.log(3)])
+    assert found["ece"] == pytest.approx(0.75 - 1 / 3)
+    assert found["brier"] == pytest.approx((0.25**2 + 2 * 0.75**2) / 3)
+    assert found["log_loss"] == pytest.approx(-(math.log(0.75) + 2 * math.log(0.25)) / 3)
+    assert preference_calibration([0.0])["ece"] == pytest.approx(0.0)  # a tie is half right
+
+
 def test_the_squared_error_has_no_bias_where_the_plain_one_has():
     rng = np.random.default_rng(1)
     plain, squared = [], []

@@ -76,6 +76,29 @@ def test_every_format_gives_the_better_response_first(tmp_path, name):
     assert len(data) == (2 if name == "one to many" else 1)
 
 
+def test_words_that_both_responses_begin_with_are_theirs_not_the_prompts(tmp_path):
+    """Conversations are cut where the last turn opens, however much more they have in common."""
+    before = "\n\nHuman: q\n\nAssistant: Yes.\n\nHuman: r\n\nAssistant:"
+    row = {"chosen": f"{before} The cat sat.", "rejected": f"{before} The cat slept."}
+    (pair,) = load_pairs(write(tmp_path, [row])).pairs
+    assert pair == Pair(before, " The cat sat.", " The cat slept.")
+
+
+def test_a_report_counts_rows_causes_lengths_and_longer_choices(tmp_path):
+    rows = [{**GOOD, "chosen": "a" * n, "rejected": "b" * 10} for n in range(1, 20)]
+    rows += [{**GOOD, "rejected": "a"}, {**FORMATS["helpsteer2"], "preference_strength": 0}]
+    data = load_pairs(write(tmp_path, rows), on_identical="drop")
+    assert data.report() == {
+        "rows": 19,
+        "dropped, identical": 1,
+        "dropped, no preference": 1,
+        "length q5": 2,
+        "length q50": 10,
+        "length q95": 17,
+        "chosen longer": 9 / 19,
+    }
+
+
 def test_strength_and_zero_preference_are_kept_and_counted(tmp_path):
     rows = [FORMATS["helpsteer2"], {**FORMATS["helpsteer2"], "preference_strength": 0}]
     data = load_pairs(write(tmp_path, rows))

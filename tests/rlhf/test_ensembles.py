@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rewardzoo.rlhf.decoder import Decoder, DecoderConfig
-from rewardzoo.rlhf.ensembles import Ensemble, train_ensemble
+from rewardzoo.rlhf.ensembles import OBJECTIVES, Ensemble, train_ensemble
 from rewardzoo.rlhf.pairs import PairBatch
 from rewardzoo.rlhf.process_rewards import TokenRewardModel
 from rewardzoo.rlhf.reward_models import RewardModel, train_reward_model
@@ -80,6 +80,30 @@ def test_raw_scores_are_combined_where_that_is_asked_for():
         torch.testing.assert_close(ensemble.scores(data), raw, atol=1e-5, rtol=0)
         torch.testing.assert_close(ensemble(data), raw.amin(0), atol=1e-5, rtol=0)
     assert found[1].std == 2  # the members keep theirs
+
+
+@pytest.mark.parametrize("coef", [0.0, 0.7])
+def test_objectives_by_their_definitions(coef):
+    """Of weights 0 the mean itself is left, not a default."""
+    found, data = members(), batch()
+    with torch.no_grad():
+        each = torch.stack([model(data) for model in found])
+        mean, deviations = each.mean(0), each - each.mean(0)
+        variance = (deviations**2).sum(0) / 2  # of three members, without bias
+        expected = {
+            "mean": mean,
+            "median": each.sort(0).values[1],
+            "wco": each.amin(0),
+            "uwo": mean - coef * variance,
+            "mean_std": mean - coef * variance.sqrt(),
+        }
+        for objective, value in expected.items():
+            score = Ensemble(found, objective, coef)(data)
+            torch.testing.assert_close(score, value, atol=1e-5, rtol=1e-5)
+    assert set(expected) == set(OBJECTIVES)
+    for wrong, match in ((("best",), "objective='best'"), ((), "members: 1 of them")):
+        with pytest.raises(ValueError, match=match):
+            Ensemble(found if wrong else found[:1], *wrong)
 
 
 def test_members_trained_in_one_call_differ_in_seed_and_in_turn_in_backbone():

@@ -23,6 +23,7 @@ from rewardzoo.rlhf.evaluation import (
     overoptimisation,
     pass_at_k,
     reward_bench,
+    scaling_law_intervals,
     wilson,
 )
 
@@ -35,6 +36,15 @@ def test_best_of_n_equals_the_mean_over_all_subsets():
         mean = np.mean([gold[max(s, key=lambda i: proxy[i])] for s in subsets])
         assert bon_curve(gold, proxy, [n])[0] == pytest.approx(mean, abs=1e-12)
     assert bon_curve(gold, proxy, [1])[0] == pytest.approx(gold.mean())
+
+
+def test_the_weights_of_many_answers_sum_to_one_and_the_best_of_all_is_the_best():
+    """As many answers as in Coste et al.; binomials of them overflow."""
+    gold = np.random.default_rng(0).normal(size=12_600)
+    ns = [1, 512, 12_500, 12_600]
+    assert bon_curve(np.ones(12_600), gold, ns) == pytest.approx(1.0, abs=1e-9)
+    found = bon_curve(gold, gold, ns)
+    assert np.isfinite(found).all() and found[-1] == pytest.approx(gold.max())
 
 
 def test_ties_are_broken_at_random_in_expectation():
@@ -128,8 +138,12 @@ def test_contrast_consistency_counts_both_directions():
     right = np.array([[[2.0, 1.0], [0.0, 3.0]]])
     assert contrast_consistency(right) == {"response": 1.0, "instruction": 1.0}
     assert contrast_consistency(right[:, ::-1]) == {"response": 0.0, "instruction": 0.0}
+    # The second instruction is worth more whatever the response, or the second response is.
+    one = np.array([[[2.0, 1.0], [10.0, 11.0]]])
+    assert contrast_consistency(one) == {"response": 1.0, "instruction": 0.5}
+    assert contrast_consistency(one.swapaxes(1, 2)) == {"response": 0.5, "instruction": 1.0}
     noise = contrast_consistency(np.random.default_rng(0).normal(size=(10_000, 2, 2)))
-    assert noise["response"] == pytest.approx(0.5, abs=0.02)
+    assert noise == pytest.approx({"response": 0.5, "instruction": 0.5}, abs=0.02)
 
 
 def test_categories_are_weighed_by_pairs_in_a_section_and_equally_in_the_score():
@@ -193,6 +207,31 @@ def test_the_scaling_law_is_recovered(form):
     assert (alpha, beta, r2) == pytest.approx((1.2, 0.4, 1.0))
     other = fit_scaling_law(d**2, gold, "bon" if form == "rl" else "rl")
     assert other[2] < r2
+
+
+def test_intervals_of_the_scaling_law_are_over_runs():
+    """Runs differ, points of a run do not: each has a factor of its own."""
+    d = np.linspace(0.3, 6, 30)
+    factor = np.random.default_rng(0).normal(1, 0.2, (16, 1))
+    gold = factor * d * (1.2 - 0.4 * np.log(d))
+    kl = np.tile(d**2, (16, 1))
+    found = scaling_law_intervals(kl, gold)
+    error = 0.2 / 4  # of the mean factor
+    for name, truth in (("alpha", 1.2), ("beta", 0.4)):
+        low, high = found[name]
+        assert low < truth * factor.mean() < high
+        assert high - low == pytest.approx(2 * 1.96 * error * truth, rel=0.35)
+    narrow = scaling_law_intervals(kl, gold, confidence=0.5)["alpha"]
+    assert found["alpha"][0] < narrow[0] < narrow[1] < found["alpha"][1]
+    same = scaling_law_intervals(kl, np.tile(gold[0], (16, 1)), reps=10)["beta"]
+    assert same[0] == pytest.approx(same[1]) == pytest.approx(0.4 * factor[0, 0])
+    assert scaling_law_intervals(kl, gold, "bon", 10)["alpha"] != found["alpha"]
+    for match, call in (
+        ("confidence=1", lambda: scaling_law_intervals(kl, gold, confidence=1)),
+        ("gold: shape", lambda: scaling_law_intervals(kl, gold[0])),
+    ):
+        with pytest.raises(ValueError, match=match):
+            call()
 
 
 def test_overoptimisation_is_the_fall_from_the_peak():

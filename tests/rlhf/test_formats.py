@@ -425,6 +425,31 @@ def test_a_template_that_refuses_or_is_none_says_so_in_one_line():
 # ------------------------------------------------------------------------------------- vocabulary
 
 
+def test_what_a_template_has_begun_is_not_begun_again_by_the_tokenizer(tmp_path):
+    """A tokenizer that adds the first token to every text, and a template that writes it too."""
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {"w": 0, "<s>": 1, "</s>": 2, "hi": 3}
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w"))
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    plain.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    own = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=plain, bos_token="<s>", eos_token="</s>", unk_token="w"
+    )
+    own.save_pretrained(tmp_path)
+    config = transformers.LlamaConfig(
+        vocab_size=4, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=1, num_key_value_heads=1, eos_token_id=2, bos_token_id=1,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    assert own.encode("hi") == [1, 3]
+    text = load_model(str(tmp_path))
+    template = ChatTemplate("{{ bos_token }} {{ messages[0]['content'] }}", bos="<s>")
+    assert text.encode(template(messages(("user", "hi")))) == [1, 3]
+
+
 def test_a_tokenizer_with_more_tokens_than_its_model_is_refused_at_load(tmp_path):
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")

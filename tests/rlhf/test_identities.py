@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rewardzoo.metrics.starc import starc_distance
 from rewardzoo.rlhf import losses, reward_losses
+from rewardzoo.rlhf.evaluation import bon_curve, kl_bon
 from rewardzoo.rlhf.losses import Scores, chi2_penalty
 from rewardzoo.rlhf.policy_gradient import clip_steps, delta_steps, p3o, rloo
 
@@ -72,6 +74,7 @@ def test_averaged_iterates_of_dno_approach_the_nash_equilibrium_of_a_cycle(a, b,
     for t in range(2_000):
         wins = p @ now.exp()
         following = (now + wins / beta).log_softmax(0)
+        assert following.exp() @ wins >= 0.5 - 1e-12  # it loses to no iterate before it
         if t % 200 == 0:
 
             def loss(lp, now=now, wins=wins):
@@ -99,7 +102,8 @@ def test_the_optimum_of_a_reward_without_mean_is_minus_beta_times_the_calibrated
     r = r - calibration @ r
     log_z = torch.logsumexp(ref + r / beta, 0)
     log_ratio = r / beta - log_z
-    torch.testing.assert_close(-beta * (calibration @ log_ratio), beta * log_z)
+    value = -beta * (calibration @ log_ratio)
+    torch.testing.assert_close(value, beta * log_z, atol=1e-12, rtol=0)
 
 
 def test_the_chi2_penalty_as_a_loss_pulls_by_half_of_chi2_and_the_forward_kl():
@@ -111,7 +115,7 @@ def test_the_chi2_penalty_as_a_loss_pulls_by_half_of_chi2_and_the_forward_kl():
     chi2 = (lp.exp() ** 2 / ref.exp()).sum() - 1
     forward = (ref.exp() * (ref - lp)).sum()
     (expected,) = torch.autograd.grad(chi2 / 2 + forward, logits)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
 
 
 def test_the_best_policy_under_the_chi2_penalty_is_the_reference_times_a_line_in_the_reward():
@@ -146,6 +150,36 @@ def test_gold_gained_is_bounded_by_proxy_gained_and_chi2():
             continue
         chi2 = (pi**2 / ref).sum() - 1
         assert pi @ gold >= (pi @ proxy - ((1 - r**2) * chi2).sqrt()) / r - 1e-9
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_the_best_of_n_of_a_discrete_policy_is_nearer_than_the_bound(n):
+    """And its gold is what the unbiased estimate of a large sample says."""
+    policy, gold = logps(table(0)).exp(), torch.randn(40, generator=generator(1)).double()
+    order = torch.randn(40, generator=generator(2)).argsort()  # by the proxy, ascending
+    reached = torch.cat([torch.zeros(1, dtype=torch.float64), policy[order].cumsum(0)])
+    best = torch.diff(reached**n)
+    kl = float((best * (best / policy[order]).log()).sum())
+    assert 0.3 * float(kl_bon(n)) < kl < float(kl_bon(n))
+    drawn = torch.multinomial(policy, 200_000, replacement=True, generator=generator(3))
+    found = float(bon_curve(gold[drawn].numpy(), order.argsort()[drawn].numpy(), [n])[0])
+    assert found == pytest.approx(float(best @ gold[order]), abs=5 * n * float(gold.std()) / 447)
+
+
+def test_scores_of_responses_are_compared_by_starc_which_sees_no_offset_of_a_prompt_and_no_scale():
+    """Prompts are states and responses actions, after which the episode is over."""
+    gold, other = torch.randn(2, 5, 8, generator=generator(), dtype=torch.float64)
+    offset = 10 * torch.randn(5, 1, generator=generator(1), dtype=torch.float64)
+
+    def distance(a, b):
+        moves = torch.zeros(6, 8, 6, dtype=torch.float64)
+        moves[..., 5] = 1  # the end, which pays nothing
+        first, second = (torch.cat([x, torch.zeros(1, 8).double()]).numpy() for x in (a, b))
+        return float(starc_distance(first, second, moves.numpy(), gamma=0.9))
+
+    assert distance(gold, 3 * gold + offset) == pytest.approx(0, abs=1e-9)
+    assert distance(gold, -gold) == pytest.approx(2)
+    assert 0.5 < distance(gold, other) < 2
 
 
 def test_simpo_at_equal_averages_is_its_margin_alone():

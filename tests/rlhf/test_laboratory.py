@@ -12,11 +12,12 @@ import torch
 
 from rewardzoo import Transition
 from rewardzoo.rewards import Clip
+from rewardzoo.rlhf.decoder import Decoder, DecoderConfig
 from rewardzoo.rlhf.denoising import preference_strength
 from rewardzoo.rlhf.ensembles import Ensemble
 from rewardzoo.rlhf.evaluation import accuracy, auroc
 from rewardzoo.rlhf.iterative import SuperHF
-from rewardzoo.rlhf.laboratory import Laboratory, LaboratoryConfig
+from rewardzoo.rlhf.laboratory import Laboratory, LaboratoryConfig, fitted
 from rewardzoo.rlhf.offline import OfflineTrainer
 from rewardzoo.rlhf.online import OnlineConfig, OnlineTrainer
 from rewardzoo.rlhf.reward_models import (
@@ -28,7 +29,7 @@ from rewardzoo.rlhf.reward_models import (
 )
 from rewardzoo.rlhf.selecting import best_of_n
 from rewardzoo.rlhf.sequences import Sequences, pack, sequence_logps, token_logps
-from rewardzoo.rlhf.world import EOS, Characters
+from rewardzoo.rlhf.world import BOS, EOS, Chain, Characters, Formula
 
 CONFIG = LaboratoryConfig(width=32, layers=1, sft_steps=100, n_pairs=500)
 
@@ -45,6 +46,33 @@ def test_the_base_policy_learns_the_chain(lab):
     entropy = lab.language.entropy(corpus)
     uniform = torch.log(torch.tensor(32.0))
     assert 0 <= nll - entropy < 0.5 * (uniform - entropy)
+
+
+@pytest.mark.slow
+def test_a_base_policy_of_the_laboratorys_size_is_within_three_hundredths_of_the_chain():
+    """300 steps: the 200 of the default leave .035."""
+    size, chain = DecoderConfig(32, 20, 64, 2), Chain(32, 4, 16, 0)
+    policy = fitted(Decoder(size, 0), chain.corpus, 300, torch.Generator().manual_seed(1100))
+    corpus = chain.corpus(8_000, torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        nll = -token_logps(policy, corpus).sum() / corpus.lengths.sum()
+    assert 0 < nll - chain.entropy(corpus) < 0.03
+
+
+def test_the_chain_begins_uniformly_ends_with_seven_in_a_hundred_and_has_ten_tokens():
+    chain, n = Chain(32, 4, 16, 5), 20_000
+    torch.testing.assert_close(chain.next.sum(1), torch.ones(32))
+    assert not chain.next[:, BOS].any() and (chain.next[:, EOS] == 0.07).all()
+    corpus = chain.corpus(n, torch.Generator().manual_seed(0))
+    share = torch.bincount(corpus.prompts.flatten(), minlength=32) / (4 * n)
+    assert not share[:2].any()
+    assert (share[2:] - 1 / 30).abs().max() < 5 * (1 / 30 / (4 * n)) ** 0.5
+    mean = sum(0.93**t for t in range(16))  # a token is there unless one before it was the end
+    lengths = corpus.lengths.float()
+    assert mean == pytest.approx(9.8, abs=0.05)
+    assert abs(float(lengths.mean()) - mean) < 5 * float(lengths.std()) / n**0.5
+    said = corpus.completions[corpus.completion_mask]
+    assert (said != BOS).all() and (said[said != EOS] >= 2).all()
 
 
 def test_a_world_is_a_language_and_a_gold_and_the_seed_all_that_is_drawn(tmp_path):
@@ -68,6 +96,52 @@ def test_gold_of_a_hand_computed_response(lab):
     bend = CONFIG.bend
     expected = 2 * (2 - 2 * bend) - 8 + 1 + 0.5 * (gold.bigrams[12, 12] + gold.bigrams[12, 2])
     assert float(gold(batch)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_gold_minds_length_beyond_eight_and_pays_no_repeated_match():
+    """Of a human without taste: what is left is the match with the prompt, and the length."""
+    gold = Formula(32, 0.12, 0)
+    assert float(gold.w.std()) == pytest.approx(1, abs=5 / 64**0.5)
+    assert float(gold.bigrams.std()) == pytest.approx(0.7, abs=5 * 0.7 / 2048**0.5)
+    gold.w, gold.bigrams = torch.zeros(32), torch.zeros(32, 32)
+    prompt = [2, 2, 3, 4]
+    answers = [[9] * 8, [9] * 8 + [EOS], [9] * 11, [9] * 15 + [EOS], [2, 3, 2, 3, 2]]
+    expected = [0.0, 0.0, -0.02 * 9, -0.02 * 49, 2 + 1]
+    found = [float(gold(pack([prompt], [answer]))) for answer in answers]
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_labels_may_favour_length_where_gold_does_not():
+    small = {"width": 16, "layers": 1, "sft_steps": 1}
+    plain, biased = (Laboratory(3, LaboratoryConfig(**small, length_bias=x)) for x in (0.0, 1e3))
+    assert torch.equal(plain.gold(plain.base), biased.gold(biased.base))
+    pairs, _ = biased.pairs(500, 0.0)
+    longer = pairs.chosen.lengths - pairs.rejected.lengths
+    assert (longer >= 0).all() and longer.float().mean() > 1
+    fair, _ = plain.pairs(500, 0.0)
+    assert ((fair.chosen.lengths - fair.rejected.lengths) < 0).any()
+
+
+def test_a_policy_is_measured_on_its_own_samples_in_nats_a_sequence(lab):
+    policy = copy.deepcopy(lab.policy)
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    found = lab.evaluate(policy, count_token, 2_000)
+    batch = lab.sample(policy, 2_000, stream=5)
+    assert found["gold"] == pytest.approx(float(lab.gold(batch).mean()))
+    assert found["proxy"] == pytest.approx(float(count_token(batch).mean()))
+    assert found["length"] == pytest.approx(float(batch.lengths.float().mean()))
+    with torch.no_grad():
+        logp = sequence_logps(policy, batch)
+        ratio = logp - sequence_logps(lab.policy, batch)
+    assert found["kl"] > 0.3
+    assert abs(found["kl"] - ratio.mean()) < 5 * ratio.std() / 2_000**0.5
+    nats = -logp.sum() / batch.lengths.sum()  # a token; entropy is what is expected of it
+    assert found["entropy"] == pytest.approx(float(nats), rel=0.05)
+    base = lab.evaluate(lab.policy, lab.gold, 2_000)
+    assert base["kl"] == pytest.approx(0, abs=1e-6) and base["proxy"] == base["gold"]
+    assert abs(base["gold"]) < 5 / 2_000**0.5
 
 
 def test_gold_is_standardised_on_base_samples_and_knows_no_padding(lab):

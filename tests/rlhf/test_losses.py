@@ -64,6 +64,9 @@ def gradients(loss, **kwargs):
 def test_offline_vpo_has_the_gradient_of_rpo():
     a = gradients(losses.vpo, beta=0.2, alpha=0.3)
     torch.testing.assert_close(a, gradients(losses.rpo, beta=0.2, eta=0.3))
+    s = scores()  # what is between them is a constant, made of the reference alone
+    apart = losses.vpo(s, beta=0.2, alpha=0.3) - losses.rpo(s, beta=0.2, eta=0.3)
+    torch.testing.assert_close(apart, 0.3 * 0.2 * s.ref_chosen)
 
 
 def test_online_vpo_is_calibrated_on_samples_of_the_reference_and_leaves_the_chosen_alone():
@@ -86,7 +89,7 @@ def test_online_vpo_is_calibrated_on_samples_of_the_reference_and_leaves_the_cho
     ],
 )
 def test_without_their_own_term_they_are_dpo(loss, kwargs):
-    torch.testing.assert_close(loss(scores(), **kwargs), losses.dpo(scores()), rtol=0, atol=1e-12)
+    assert torch.equal(loss(scores(), **kwargs), losses.dpo(scores()))
 
 
 def test_mmdpo_approaches_a_larger_beta_and_passes_no_gradient_to_the_margin():
@@ -118,6 +121,20 @@ def test_simpo_ignores_the_reference_and_repeated_tokens():
     torch.testing.assert_close(losses.simpo(same, 2.0, 0.0), losses.cpo(same, 0.5))
 
 
+ON_SUMS = ("dpo", "ipo", "slic", "cpo", "rpo", "vpo", "mmdpo", "dno")
+WITHOUT_REFERENCE = ("simpo", "cpo", "sft")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_is_a_sum_over_tokens_and_what_asks_the_reference(name):
+    """Lengths and the reference are seen by no loss but those that are made of them."""
+    loss, s = LOSSES[name], scores()
+    longer = s._replace(n_chosen=s.n_chosen + 3, n_rejected=2 * s.n_rejected)
+    assert torch.equal(loss(longer), loss(s)) == (name in ON_SUMS)
+    other = s._replace(ref_chosen=s.ref_chosen - 1, ref_rejected=s.ref_rejected + 2)
+    assert torch.equal(loss(other), loss(s)) == (name in WITHOUT_REFERENCE)
+
+
 def test_ipo_has_a_finite_optimum_on_one_pair_and_dpo_has_none():
     p, tau = 0.8, 0.25
     delta = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -135,9 +152,12 @@ def test_ipo_has_a_finite_optimum_on_one_pair_and_dpo_has_none():
 
 
 def test_bad_betas_are_refused_by_name():
-    for name in ("dpo", "slic", "simpo", "mmdpo", "dno"):
-        with pytest.raises(ValueError, match="beta=0"):
-            LOSSES[name](scores(), beta=0.0)
+    for name in set(LOSSES) - {"ipo", "sft"}:
+        for beta in (0.0, -1.0, math.nan, math.inf):
+            with pytest.raises(ValueError, match=f"beta={beta}: expected a finite number > 0"):
+                LOSSES[name](scores(), beta=beta)
+    with pytest.raises(ValueError, match="tau=0"):
+        losses.ipo(scores(), tau=0.0)
 
 
 def test_population_dpo_recovers_the_optimal_policy():

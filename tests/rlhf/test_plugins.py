@@ -550,3 +550,112 @@ def test_losses_of_a_partial_function_keep_their_own_settings():
     OfflineTrainer(policy, policy, pairs(), fixed, batch_size=16).train(2)
     OfflineTrainer(other, other, pairs(), "dpo", batch_size=16, beta=0.3).train(2)
     assert same(policy, other)
+
+
+# ------------------------------------------------------------- what a rollout is paid and held by
+
+
+def recorded_online(ref, reward=count, advantage=leave_one_out, **config):
+    """A trainer, and what its loss saw: (rollout, advantages) a pass."""
+    seen = []
+
+    def loss(logp, rollout, advantage, config):
+        seen.append((rollout, advantage))
+        return clip_completions(logp, rollout, advantage, config)
+
+    return online(reward, ref, algorithm=Algorithm(advantage, loss), **config), seen
+
+
+def test_the_kl_is_paid_token_by_token_and_the_score_at_the_last_one():
+    trainer, seen = recorded_online(model(1), kl=0.3)
+    trainer.train(1)
+    rollout = seen[0][0]
+    mask = rollout.batch.completion_mask
+    log_ratio = (rollout.logp - rollout.ref).masked_fill(~mask, 0.0)
+    assert log_ratio.abs().max() > 0.01
+    score = count(rollout.batch)
+    last = torch.arange(mask.shape[1]) == rollout.batch.lengths.unsqueeze(1) - 1
+    torch.testing.assert_close(rollout.paid, score.unsqueeze(1) * last - 0.3 * log_ratio)
+    torch.testing.assert_close(rollout.total, score - 0.3 * log_ratio.sum(1))
+    torch.testing.assert_close(rollout.paid.sum(1), rollout.total)
+    assert torch.equal(rollout.outcome, score)
+
+
+@pytest.mark.parametrize("keep", ["best", "best_worst", "best_random"])
+def test_what_filtration_keeps_has_the_advantages_over_all_completions(keep):
+    compared = []
+
+    def compare(rollout, config):
+        compared.append(leave_one_out(rollout, config))
+        return compared[-1]
+
+    trainer, seen = recorded_online(model(1), advantage=compare, keep=keep, k=8)
+    trainer.train(1)
+    (_, advantage), whole = seen[0], compared[0]
+    assert len(whole) == 64 and len(advantage) == (8 if keep == "best" else 16)
+    rows = {tuple(row) for row in whole.tolist()}
+    assert all(tuple(row) in rows for row in advantage.tolist())
+    assert (advantage.view(8, -1, advantage.shape[1])[:, 0, 0] > 0).any()  # not of one alone
+
+
+@pytest.mark.parametrize("name", ["k2", "k3"])
+def test_a_penalty_in_the_loss_is_its_estimate_a_sequence_and_no_part_of_the_reward(name):
+    constant = lambda batch: torch.ones(len(batch.ids))  # noqa: E731
+    trainer, seen = recorded_online(model(1), constant, kl=0.3, kl_loss=name)
+    found = trainer.train(1)["train/loss"]
+    rollout = seen[0][0]
+    assert torch.equal(rollout.total, rollout.outcome)
+    ratio = (rollout.logp - rollout.ref).masked_fill(~rollout.batch.completion_mask, 0.0)
+    each = ratio**2 / 2 if name == "k2" else torch.exp(-ratio) - 1 + ratio
+    assert found == pytest.approx(0.3 * float(each.sum(1).mean()), rel=1e-4)
+    assert not same(trainer.policy, model())
+
+
+def test_the_penalty_on_chi2_is_the_root_of_its_mean_over_sequences():
+    constant = lambda batch: torch.ones(len(batch.ids))  # noqa: E731
+    trainer, seen = recorded_online(model(1), constant, chi2=0.5)
+    found = trainer.train(1)["train/loss"]
+    rollout = seen[0][0]
+    mask = rollout.batch.completion_mask
+    ratio = (rollout.logp - rollout.ref).masked_fill(~mask, 0.0).sum(1)
+    mean = (torch.exp(ratio) + torch.exp(-ratio) - 2).mean()
+    assert found == pytest.approx(0.5 * float(mean.sqrt()), rel=1e-3)
+    # Where policy and reference are the same the root has no slope that could not be followed.
+    alone, _ = recorded_online(model(), constant, chi2=0.5)
+    assert alone.train(1)["train/loss"] == pytest.approx(0.5 * 1e-2, rel=1e-3)
+    assert same(alone.policy, model())
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "ppo", "p3o", "p3o_joint"])
+def test_what_every_algorithm_is_paid_has_the_penalty_on_kl_in_it(algorithm):
+    """All completions score the same: what is left to learn from is how far they are from ref."""
+    constant = lambda batch: torch.ones(len(batch.ids))  # noqa: E731
+    k = 2 if algorithm.startswith("p3o") else 4
+    held = online(constant, model(1), algorithm=algorithm, k=k, kl=0.3)
+    held.train(1)
+    assert not same(held.policy, model())
+    if algorithm != "ppo":  # whose critic does not know yet that nothing depends on the completion
+        free = online(constant, model(1), algorithm=algorithm, k=k)
+        free.train(1)
+        assert same(free.policy, model())
+
+
+def test_ppo_learns_from_advantages_of_any_scale_and_counts_its_critics_error_a_tenth():
+    trainer, seen = recorded_online(model(1))
+    trainer.train(1)
+    rollout, ppo = seen[0][0], ALGORITHMS["ppo"]
+    mask = rollout.batch.completion_mask
+    advantage = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))
+    near = (rollout.logp + 0.05 * advantage).masked_fill(~mask, 0.0)
+    one, other = (
+        ppo.loss(near, rollout, a, trainer.config) for a in (advantage, 10 * advantage + 3)
+    )
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    # At the first pass the whitened advantages sum to 0, and a new critic says 0 everywhere.
+    whole = online(algorithm="ppo", epochs=1)
+    paid = []
+    whole.reward = lambda batch: paid.append(batch) or count(batch)
+    found = whole.train(1)["train/loss"]
+    to_go = count(paid[0]).unsqueeze(1) * paid[0].completion_mask
+    error = (to_go**2).sum() / paid[0].completion_mask.sum()
+    assert found == pytest.approx(0.1 * float(error), abs=1e-5)

@@ -14,6 +14,7 @@ from rewardzoo.rlhf.offline import OfflineTrainer
 from rewardzoo.rlhf.online import OnlineConfig, OnlineTrainer
 from rewardzoo.rlhf.policy_gradient import rloo
 from rewardzoo.rlhf.process_rewards import (
+    AGGREGATES,
     PAIR_LOSSES,
     ImplicitReward,
     Prime,
@@ -96,6 +97,18 @@ def test_implicit_rewards_of_an_exponential_tilt_are_soft_values():
             torch.testing.assert_close(reached[i, t], value)
 
 
+def test_the_scale_of_implicit_rewards_moves_votes_and_no_rank():
+    batch = everything()
+    one, other = (ImplicitReward(Table(table(0)), Table(table(1)), beta) for beta in (0.05, 2.0))
+    torch.testing.assert_close(other(batch), 40 * one(batch))
+    assert torch.equal(one(batch).argsort(), other(batch).argsort())
+    order = one(batch).argsort()
+    three = batch.rows(order[[-1, 0, 1]])  # the best against two bad ones
+    said = torch.tensor([7, 4, 4])
+    votes = [int(vote(said, 3, torch.sigmoid(reward(three)))) for reward in (one, other)]
+    assert votes == [1, 0]
+
+
 def test_rewards_of_steps_sum_to_the_completions():
     reward = ImplicitReward(Table(table(0)), Table(table(1)))
     batch = everything()
@@ -129,7 +142,7 @@ def test_every_row_may_have_steps_of_its_own():
 def test_steps_that_a_row_does_not_have_change_no_score():
     scores = torch.tensor([[1.0, -2.0, 4.0], [0.5, 0.0, -9.0], [3.0, 0.0, 0.0]])
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]]).bool()
-    for how in ("min", "sum", "mean", "last"):
+    for how in AGGREGATES:
         each = [aggregate(s[m].unsqueeze(0), how) for s, m in zip(scores, mask, strict=True)]
         torch.testing.assert_close(aggregate(scores, how, mask), torch.cat(each))
     mask[1] = False
@@ -161,8 +174,9 @@ def test_a_longer_prompt_or_padding_changes_no_reward():
 
 def test_scores_of_steps_are_put_together_as_named():
     scores = torch.tensor([[1.0, -2.0, 4.0]])
-    found = [float(aggregate(scores, how)) for how in ("min", "sum", "mean", "last")]
-    assert found == [-2.0, 3.0, 1.0, 4.0]
+    found = [float(aggregate(scores, how)) for how in AGGREGATES]
+    assert found == [-2.0, 3.0, 1.0, 4.0, -8.0]
+    assert float(aggregate(scores)) == -2.0  # no better than its worst step, unless asked
     with pytest.raises(ValueError, match="how='max'"):
         aggregate(scores, "max")
 

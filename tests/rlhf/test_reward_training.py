@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
+from rewardzoo.rlhf import denoising
 from rewardzoo.rlhf.decoder import Decoder, DecoderConfig
-from rewardzoo.rlhf.denoising import treat
+from rewardzoo.rlhf.denoising import preference_strength, treat
 from rewardzoo.rlhf.ensembles import Ensemble
 from rewardzoo.rlhf.laboratory import Laboratory, LaboratoryConfig
 from rewardzoo.rlhf.pairs import PairBatch, RatingBatch
@@ -52,6 +53,24 @@ def ratings(n, seed=0):
     batch = responses(n, seed)
     first = (batch.completions[:, 0] == GOOD).float()
     return RatingBatch(batch, torch.stack([quality(batch), first], 1), torch.ones(n))
+
+
+def test_what_is_minimised_is_the_loss_the_squares_of_scores_and_their_centring(backbone):
+    data = replace(pairs(60), weight=torch.rand(len(pairs(60))))
+    trainer = RewardTrainer(RewardModel(backbone), data, "margin", score_l2=0.3, centre=0.2)
+    with torch.no_grad():
+        trainer.model.value.weight.mul_(50)
+        w, x = trainer.model.raw(data.both).chunk(2)
+    expected = (-logsigmoid(w - x - data.strength) * data.weight).mean()
+    expected = expected + 0.3 * (w**2 + x**2).mean() + 0.2 * ((w + x) ** 2).mean()
+    assert trainer.train(1)["train/loss"] == pytest.approx(float(expected), rel=1e-4)
+    rated = ratings(60)
+    one = RewardTrainer(RewardModel(backbone, attributes=2), rated, "regression", score_l2=0.3)
+    with torch.no_grad():
+        one.model.value.weight.mul_(50)
+        y = one.model.attributes(rated.responses)
+    expected = ((y - rated.ratings) ** 2).mean() + 0.3 * (y**2).mean()
+    assert one.train(1)["train/loss"] == pytest.approx(float(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize("loss", ["bt", "margin", "scaled_bt"])
@@ -166,6 +185,41 @@ def test_members_of_several_attributes_combine(backbone):
 
 
 # ---------------------------------------------------------------------------- doubtful labels
+
+
+def test_no_model_scores_a_pair_that_it_was_trained_on(monkeypatch):
+    """Five folds of two models each, whose margins are their seeds."""
+    data, scored = pairs(60), []
+
+    def train(seen, backbone, seed, **kwargs):
+        return {tuple(row) for row in seen.chosen.ids.tolist()}, seed
+
+    def difference(model, held):
+        rows, seed = model
+        assert not rows & {tuple(row) for row in held.chosen.ids.tolist()}
+        assert len(rows) + len(held) == len(data)
+        scored.append(len(held))
+        return torch.full((len(held),), float(seed))
+
+    monkeypatch.setattr(denoising, "train_reward_model", train)
+    monkeypatch.setattr(denoising, "margins", difference)
+    mean, std = preference_strength(data, None, models=10, folds=5)
+    assert sum(scored) == 2 * len(data) and len(scored) == 10
+    assert set(mean.tolist()) == {0.5, 2.5, 4.5, 6.5, 8.5}
+    torch.testing.assert_close(std, torch.full_like(std, 0.5**0.5))
+    with pytest.raises(ValueError, match="folds=1"):
+        preference_strength(data, None, folds=1)
+
+
+def test_models_agree_with_a_coins_labels_that_they_have_seen_and_with_half_of_the_others():
+    """Labels of a coin: what a model says of its own pairs is not how good they are."""
+    backbone = Decoder(DecoderConfig(VOCABULARY, 8, width=32, layers=1), seed=0).eval()
+    batch = PairBatch(responses(96), responses(96, 1), torch.ones(96), torch.ones(96))
+    how = {"epochs": 40, "learning_rate": 1e-2, "score_l2": 0.0, "batch_size": 32}
+    own = margins(train_reward_model(batch, backbone, **how), batch)
+    mean, _ = preference_strength(batch, backbone, models=2, folds=2, **how)
+    assert (own > 0).float().mean() > 0.95
+    assert abs(float((mean > 0).float().mean()) - 0.5) < 5 * 0.5 / 96**0.5
 
 
 def exchanged(data, rows):

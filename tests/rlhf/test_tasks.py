@@ -146,6 +146,27 @@ def test_an_untrained_policy_is_measured_as_knowing_nothing():
     assert found["pass1"] <= found["passk"] <= 1
 
 
+def test_a_policy_is_measured_by_its_answers_its_steps_and_the_prompts_that_it_can_do(monkeypatch):
+    """What it says is written here: samples err in wrong cells, the likeliest answer never."""
+    task, k, said = Arithmetic(n=3, wrong_cells=0.5, wrong_prob=0.5), 4, []
+
+    def written(model, prompts, new_tokens, generator=None, copies=1):
+        prompts = prompts.repeat_interleave(copies, 0)
+        said.append(task._written(prompts, generator))
+        return said[-1]
+
+    monkeypatch.setattr(tasks, "sample", written)
+    model = Decoder(DecoderConfig(task.vocab_size, task.max_length, 16, 1, eos=EOS), seed=0).eval()
+    found = evaluate(task, model, model, 200, generator(), k)
+    samples, greedy = said
+    right = task.verify(samples).view(200, k)
+    assert 0.2 < found["pass1"] < 0.8 and len(greedy.ids) == 200
+    assert found["pass1"] == pytest.approx(float(right.float().mean()))
+    assert found["passk"] == pytest.approx(float(right.any(1).float().mean()))
+    assert found["greedy"] == 1.0 and found["length"] == task.new_tokens
+    assert found["steps"] == pytest.approx(float(task.verify_steps(samples).local.float().mean()))
+
+
 def test_bad_arguments_are_refused_by_name():
     with pytest.raises(ValueError, match="n=1"):
         Sorting(n=1)

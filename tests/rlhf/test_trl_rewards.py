@@ -42,9 +42,15 @@ def test_a_callable_for_trl_pays_what_the_reward_function_pays():
 
 def test_composed_reward_functions_are_callables_for_trl_too():
     one = SequenceReward(rising, EOS)
-    composed = as_reward_function(0.5 * one + Clip(one, -1.0, 10.0), encode, EOS)
+    total = 0.5 * one + Clip(one, -1.0, 10.0)
+    composed = as_reward_function(total, encode, EOS)
     expected = [0.5 * x + min(x, 10.0) for x in direct()]
     assert composed(prompts=PROMPTS, completions=COMPLETIONS) == pytest.approx(expected)
+    terms = {name: float(paid) for name, paid in total.terms().items()}  # of the last completion
+    last = direct()[-1]
+    assert terms == pytest.approx(
+        {"sequence_reward": 0.5 * last, "clip(sequence_reward)": min(last, 10.0)}
+    )
 
 
 def test_a_completion_whose_tokens_do_not_end_is_scored_as_cut_off():
