@@ -12,7 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gaits
 import gymnasium
+import heroes
 import numpy as np
 import players
 from PIL import Image
@@ -138,7 +140,8 @@ def name_of(film: Film) -> str:
 
 def film_of(film: Film) -> bytes:
     """The bytes of one film, from the store if it is there."""
-    key = Path(__file__).read_text() + Path(players.__file__).read_text()
+    sources = (__file__, *(module.__file__ for module in (players, gaits, heroes)), gaits.STORE)
+    key = "".join(Path(source).read_text() for source in sources)
     return stored(name_of(film), key, lambda: gif(*play(film)))
 
 

@@ -30,7 +30,13 @@ import zoo
 
 import rewardzoo
 from rewardzoo.experiment import Experiment
-from rewardzoo.registration import AGENTS, EXPERIMENTS, REWARDS, documented_class
+from rewardzoo.registration import (
+    AGENTS,
+    EXPERIMENTS,
+    REWARDS,
+    description_of,
+    documented_class,
+)
 from rewardzoo.results import write_atomic
 
 HERE = Path(__file__).parent
@@ -160,8 +166,11 @@ def env_card(page: str, ids: list[str]) -> str:
         lines += ["## Films", ""]
         lines += [f"![{s.stem.split('-')[1]}](../media/{s.name})\n" for s in stories]
     if len(ids) > 1:
-        lines += ["## Ids", "", "| id | truncated after |", "|---|---|"]
-        lines += [f"| `{i}` | {gymnasium.spec(i).max_episode_steps} steps |" for i in ids]
+        lines += ["## Ids", "", "| id | what it asks | truncated after |", "|---|---|---|"]
+        lines += [
+            f"| `{i}` | {description_of(i)} | {gymnasium.spec(i).max_episode_steps} steps |"
+            for i in ids
+        ]
     return "\n".join(lines)
 
 

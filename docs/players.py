@@ -8,13 +8,16 @@ already reset, and gives a function from observations to actions.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gaits import Gait
+from gaits import stored as gait_of
+from heroes import Bridger, Explorer, KeyBearer
 from torch.nn.functional import one_hot
 
 Act = Callable[[Any], Any]
@@ -177,6 +180,16 @@ def until(seconds: float) -> Callable[[Any], Act]:
     return player
 
 
+def in_its_gait(robot: str) -> Callable[[Any], Act]:
+    """As a robot walks after a search (``gaits.py``)."""
+
+    def player(env: Any) -> Act:
+        engine = env.engine if hasattr(env, "engine") else env._ant
+        return Gait(robot, gait_of(robot), engine)
+
+    return player
+
+
 def as_demonstrated(env: Any) -> Act:
     """The recorded actions of the shipped expert, from the start that it had."""
     from rewardzoo.data.trajectories import read_episodes
@@ -185,57 +198,9 @@ def as_demonstrated(env: Any) -> Act:
     return lambda obs: next(actions)
 
 
-class Explorer:
-    """Walks to the stairs down; where they are not in sight, to the nearest unknown place."""
-
-    STEPS = {"N": (0, -1), "E": (1, 0), "S": (0, 1), "W": (-1, 0)}
-    WALLS = " -|}`0"  # the unseen, walls, lava and water, boulders
-
-    def __init__(self, env: Any) -> None:
-        names = env.action_names
-        self.action = {d: names.index(d) for d in self.STEPS}
-        self.tried: dict[tuple[int, int], int] = {}
-
-    def __call__(self, obs: Any) -> int:
-        """One straight step."""
-        chars = obs["chars"]
-        here = int(obs["blstats"][0]), int(obs["blstats"][1])
-        self.tried[here] = self.tried.get(here, 0) + 1
-        step = self._towards(chars, here)
-        dx, dy = self.STEPS[step]
-        target = here[0] + dx, here[1] + dy
-        self.tried[target] = self.tried.get(target, 0) + 1
-        return int(self.action[step])
-
-    def _towards(self, chars: Any, here: tuple[int, int]) -> str:
-        """The first step of the shortest way to the stairs, or else to something new."""
-        queue, first = deque([here]), {here: ""}
-        frontier = ""
-        while queue:
-            spot = queue.popleft()
-            if spot != here and chars[spot[1], spot[0]] == ord(">"):
-                return first[spot]
-            if not frontier and spot != here and self._news(chars, spot):
-                frontier = first[spot]
-            for name, (x, y) in self._beside(spot):
-                if (x, y) not in first and chr(chars[y, x]) not in self.WALLS:
-                    first[x, y] = first[spot] or name
-                    queue.append((x, y))
-        # Nothing new is in sight: where it has tried least, be it a wall that is an open door.
-        return frontier or min(self._beside(here), key=lambda b: self.tried.get(b[1], 0))[0]
-
-    def _beside(self, spot: tuple[int, int]) -> list[tuple[str, tuple[int, int]]]:
-        places = ((d, (spot[0] + dx, spot[1] + dy)) for d, (dx, dy) in self.STEPS.items())
-        return [(d, (x, y)) for d, (x, y) in places if 0 <= x < 79 and 0 <= y < 21]
-
-    def _news(self, chars: Any, spot: tuple[int, int]) -> bool:
-        """Whether a place hardly tried has unknown neighbours."""
-        x, y = spot
-        unknown = (chars[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] == ord(" ")).any()
-        return self.tried.get(spot, 0) < 2 and bool(unknown)
-
-
 _HACK = {"observation_keys": ("chars", "blstats")}
+_ZAP_FIRST, _ZAP_SECOND = ("ZAP", "FIRE", "E"), ("ZAP", "RUSH", "E")  # the letters f, g; east
+_GAIT = "a gait found by random search"
 _MAP = slice(16, 22 * 16)  # the terminal without its messages and its status
 _GREEDY = "the greedy policy: the best immediate gain"
 _DEMONSTRATED = "the shipped demonstration, TD3"
@@ -315,6 +280,16 @@ FILMS: dict[str, tuple[Film, ...]] = {
         name: (Film(f"rewardzoo/{name}-v0", _DEMONSTRATED, as_demonstrated),)
         for name in ("Hopper", "InvertedPendulum", "InvertedDoublePendulum")
     },
+    **{
+        page: (Film(f"rewardzoo/{page}-v0", _GAIT, in_its_gait(robot)),)
+        for page, robot in (
+            ("HalfCheetah", "HalfCheetah"),
+            ("AlignmentHalfCheetah", "HalfCheetah"),
+            ("Walker2d", "Walker2d"),
+            ("Ant", "Ant"),
+            ("SubmodularAnt", "Ant"),
+        )
+    },
     "NetHack": tuple(
         Film(f"rewardzoo/{name}-v0", "looking for the stairs", Explorer, _HACK, seed, _MAP)
         for name, seed in (
@@ -333,9 +308,15 @@ FILMS: dict[str, tuple[Film, ...]] = {
             ("NetHackStaircase", 6),
         )
     )
-    # What takes more than finding the stairs: the level is shown, nobody here can play it.
     + tuple(
-        Film(f"rewardzoo/MiniHack{name}-v0", "random actions", at_random, rows=_MAP)
-        for name in ("KeyRoomS5", "River", "Sokoban1a", "QuestEasy", "WoDEasyFull")
-    ),
+        Film(f"rewardzoo/MiniHack{name}-v0", caption, hero, _HACK, seed, _MAP)
+        for name, caption, hero, seed in (
+            ("KeyRoomS5", "fetching the key first", KeyBearer, 0),
+            ("River", "building a bridge of boulders", Bridger, 1),
+            ("QuestEasy", "freezing the lava first", partial(Explorer, first=_ZAP_SECOND), 0),
+            ("WoDEasyFull", "zapping the wand of death", partial(Explorer, first=_ZAP_FIRST), 0),
+        )
+    )
+    # Nobody here can play it: the level is shown.
+    + (Film("rewardzoo/MiniHackSokoban1a-v0", "random actions", at_random, rows=_MAP),),
 }

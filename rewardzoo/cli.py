@@ -99,7 +99,7 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
     lines: dict[str, str] = {}
     if kind is Kind.envs:
         for id in registration.env_ids():
-            lines[id] = _first_line(registration.documented_class(id))
+            lines[id] = registration.description_of(id)
     else:
         registries = {
             Kind.rewards: registration.REWARDS,

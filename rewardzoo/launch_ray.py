@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,13 +24,21 @@ RETRIES = 3
 """How often a job is tried again when the worker that ran it is lost."""
 
 _SECONDS = 0.5  # between two looks at the tasks, and between two words of a task
+_PATIENCE = 10.0  # seconds for a cluster to answer
+_SETTINGS = 4  # the type of the frame with which an HTTP/2 server, as gRPC's is one, begins
 
 
 def launch(jobs: Sequence[Job], workers: int, board: Board) -> None:
-    """Run ``jobs``, at most ``workers`` at a time (0: as many as the cluster has cores)."""
+    """Run ``jobs``, at most ``workers`` at a time (0: as many as the cluster has cores).
+
+    Raises:
+        ValueError: if there is no cluster at ``RAY_ADDRESS``.
+    """
     ray = require("ray", "ray")
     known: dict[str, Any] = {}
-    if "RAY_ADDRESS" not in os.environ:
+    if address := os.environ.get("RAY_ADDRESS"):
+        check_address(address)
+    else:
         known = {"num_cpus": workers or None, "include_dashboard": False}
     started = not ray.is_initialized()
     if started:
@@ -44,8 +53,42 @@ def launch(jobs: Sequence[Job], workers: int, board: Board) -> None:
             ray.shutdown()
 
 
+def check_address(address: str) -> None:
+    """Ask for a sign of life where the cluster should be: Ray itself would ask for minutes.
+
+    Args:
+        address: host:port or ray://host:port; what else Ray knows ("auto", "local", other schemes)
+            is left to it.
+
+    Raises:
+        ValueError: if nobody answers there, or somebody who does not speak gRPC.
+    """
+    place = address.removeprefix("ray://")
+    if place in ("auto", "local") or "://" in place:
+        return
+    host, _, port = place.rpartition(":")
+    if not (host and port.isdecimal()):
+        raise ValueError(
+            f"RAY_ADDRESS={address!r}: expected HOST:PORT, ray://HOST:PORT, auto or local"
+        )
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), _PATIENCE) as server:
+            if os.environ.get("RAY_USE_TLS") != "1":
+                server.sendall(
+                    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _SETTINGS)) + bytes(5)
+                )
+                if server.recv(4)[3:] != bytes((_SETTINGS,)):
+                    raise ConnectionError("whoever listens there is not Ray")
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"RAY_ADDRESS={address!r}: no Ray cluster answers there ({error}); start one with "
+            "`ray start --head`, or unset the variable to use this machine"
+        ) from None
+
+
 def _watch(ray: Any, jobs: Sequence[Job], workers: int, board: Board, stop_file: Path) -> None:
-    news = ray.remote(num_cpus=0)(_News).remote()
+    # Restarted elsewhere when its node is lost: what it knew is told again.
+    news = ray.remote(num_cpus=0, max_restarts=-1)(_News).remote()
     gpus = 1 if jobs[0].device.startswith("cuda") else 0
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_run)
     pending = list(jobs)
@@ -57,7 +100,10 @@ def _watch(ray: Any, jobs: Sequence[Job], workers: int, board: Board, stop_file:
                 job = replace(job, folder=job.folder.resolve())  # the same in every process
                 running[task.remote(job, news, str(stop_file))] = (job, board.start(job))
             done, _ = ray.wait(list(running), timeout=_SECONDS)
-            told = ray.get(news.read.remote())
+            try:
+                told = ray.get(news.read.remote(), timeout=10 * _SECONDS)
+            except ray.exceptions.RayError:  # it is being restarted
+                told = {}
             for job, bar in running.values():
                 if job.folder in told:
                     board.show(bar, *told[job.folder])

@@ -179,6 +179,18 @@ def documented_class(id: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def description_of(id: str) -> str:
+    """One line on an environment: the first of its class, or what the class says of this id.
+
+    A class with many ids has ``describe``, a function of the arguments of an id's registration.
+    """
+    kind = documented_class(id)
+    if hasattr(kind, "describe"):
+        line: str = kind.describe(**gymnasium.spec(id).kwargs)
+        return line
+    return str(kind.__doc__ or "").strip().partition("\n")[0]
+
+
 def check_env_id(id: str) -> None:
     """Raise UnknownNameError unless Gymnasium knows ``id``; suggests the nearest."""
     name = id.split(":")[-1]

@@ -11,6 +11,8 @@ import numpy as np
 from rewardzoo.engines import load, own_buffers
 from rewardzoo.simulator import SimulatorVectorEnv
 
+from .descriptions import describe
+
 GAME = "rewardzoo.envs.nethack.game:Game"
 
 
@@ -76,6 +78,8 @@ class NetHackEnv(gymnasium.Env[Any, Any]):
     """
 
     metadata = {"render_modes": ["rgb_array", "ansi"], "render_fps": 10}
+    describe = staticmethod(describe)
+    """What an id asks, of the arguments with which it is registered."""
 
     def __init__(self, render_mode: str | None = None, **arguments: Any) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:

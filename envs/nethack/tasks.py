@@ -241,7 +241,7 @@ class Sparse(Task):
 
 
 class Descent(Sparse):
-    """Taking the stairs down to a level of the main dungeon.
+    """50 for taking the stairs down to ``level`` of the main dungeon.
 
     The game says "You descend the stairs" and waits for a key; that message stays the step's
     observation, though clicking on clears it.
@@ -279,7 +279,7 @@ class Descent(Sparse):
 
 
 class SparseOracle(Sparse):
-    """Standing beside the Oracle."""
+    """50 for standing beside the Oracle."""
 
     def __init__(self, continual: bool = False) -> None:
         super().__init__(continual)
@@ -291,7 +291,7 @@ class SparseOracle(Sparse):
 
 
 class OracleSober(SparseOracle):
-    """Standing beside the Oracle without hallucinating, whatever else ails the hero."""
+    """50 for standing beside the Oracle without hallucinating, whatever else ails the hero."""
 
     def succeeded(self, game: Any) -> bool:
         """See ``Sparse``."""
