@@ -3,7 +3,8 @@
 The model is the compact decoder; TRL, and ``transformers``' ``generate``, with which TRL samples,
 get the same function of the same weights as a GPT-2 (``rewardzoo.rlhf.gpt2``). DPO trains both on
 the same pairs, for as many steps of AdamW at the same rate, RLOO on as many completions for the
-same reward. The same GPT-2 behind this project's interface is read beside them. An ensemble of five
+same reward. (TRL reads the reference only where there is a penalty on KL; here it is always read,
+for the KL is logged.) The same GPT-2 behind this project's interface is read beside them. An ensemble of five
 reward models is compared with one of them.
 """
 
@@ -33,6 +34,7 @@ VOCABULARY, LENGTH = 32, 64
 PAIRS, BATCH, PROMPT, COMPLETION = 512, 64, 4, 16
 PROMPTS, K, UPDATES = 32, 4, 8
 WANTED = 5  # the token that RLOO's reward counts
+KLS = (0.0, 0.05)  # RLOO without a penalty, and with what TRL takes by default
 MEMBERS, SCORED = 5, 128
 OURS, THROUGH, TRL, GENERATE = "rewardzoo", "rewardzoo, transformers' GPT-2", "TRL", "generate"
 
@@ -54,7 +56,8 @@ def run(say: Callable[[str], None]) -> list[Row]:
             say(f"DPO on {BATCH} pairs of {PROMPT + COMPLETION} tokens, {size}")
             rows += _dpo(model, size)
             say(f"RLOO on {PROMPTS} prompts, {K} completions each, {size}")
-            rows += _rloo(model, size)
+            for kl in KLS:
+                rows += _rloo(model, size, kl)
             say(f"sampling, {size}")
             rows += _sampling(model, size)
     return rows
@@ -159,7 +162,7 @@ def _trl_dpo(model: Any, folder: str, steps: int) -> Any:
     )
 
 
-def _rloo(model: Any, size: str) -> list[Row]:
+def _rloo(model: Any, size: str, kl: float) -> list[Row]:
     from rewardzoo.rlhf.gpt2 import to_gpt2
     from rewardzoo.rlhf.online import OnlineConfig, OnlineTrainer
 
@@ -177,7 +180,9 @@ def _rloo(model: Any, size: str) -> list[Row]:
             def prompts(n: int, generator: torch.Generator) -> torch.Tensor:
                 return torch.randint(2, VOCABULARY, (n, PROMPT), generator=generator)
 
-            config = OnlineConfig(k=K, prompts=PROMPTS, new_tokens=COMPLETION, learning_rate=1e-3)
+            config = OnlineConfig(
+                k=K, prompts=PROMPTS, new_tokens=COMPLETION, learning_rate=1e-3, kl=kl
+            )
             trainer = OnlineTrainer(copy.deepcopy(model), model, reward, prompts, config)
             seconds = _timed(lambda: trainer.train(UPDATES), name, peaks)
             return int(sum(seen)) / seconds
@@ -192,29 +197,34 @@ def _rloo(model: Any, size: str) -> list[Row]:
             return [float(sum(i == WANTED for i in ids)) for ids in completion_ids]
 
         with tempfile.TemporaryDirectory() as folder:
-            trainer = _trl_rloo(to_gpt2(model), reward, folder)
+            trainer = _trl_rloo(to_gpt2(model), reward, folder, kl)
             seconds = _timed(trainer.train, TRL, peaks)
         return sum(seen) / seconds
 
-    note = f"completion tokens, {UPDATES} updates, no KL"
-    return _beside_trl("RLOO", size, model, ours, theirs, note, peaks)
+    note = f"completion tokens, {UPDATES} updates"
+    name = f"RLOO with KL {kl}" if kl else "RLOO"
+    return _beside_trl(name, size, model, ours, theirs, note, peaks)
 
 
-def _trl_rloo(model: Any, reward: Any, folder: str) -> Any:
+def _trl_rloo(model: Any, reward: Any, folder: str, kl: float) -> Any:
     import datasets
+    import transformers
     import trl
 
     datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    model.save_pretrained(f"{folder}/model")  # from which TRL reads the reference too
+    _tokenizer().save_pretrained(f"{folder}/model")
     ids = torch.randint(2, VOCABULARY, (PROMPTS * UPDATES, PROMPT))
     args = trl.RLOOConfig(
         per_device_train_batch_size=PROMPTS * K,
         num_generations=K,
         max_completion_length=COMPLETION,
-        beta=0.0,
+        beta=kl,
         **_trl_settings(folder, UPDATES),
     )
     return trl.RLOOTrainer(
-        model=model.train(),
+        model=f"{folder}/model",
         reward_funcs=[reward],
         args=args,
         train_dataset=datasets.Dataset.from_list([{"prompt": _text(x)} for x in ids.tolist()]),
