@@ -4,8 +4,8 @@ The model is the compact decoder; TRL, and ``transformers``' ``generate``, with 
 get the same function of the same weights as a GPT-2 (``rewardzoo.rlhf.gpt2``). DPO trains both on
 the same pairs, for as many steps of AdamW at the same rate, RLOO on as many completions for the
 same reward. (TRL reads the reference only where there is a penalty on KL; here it is always read,
-for the KL is logged.) The same GPT-2 behind this project's interface is read beside them. An ensemble of five
-reward models is compared with one of them.
+for the KL is logged.) The same GPT-2 behind this project's interface is read beside them. An
+ensemble of five reward models is compared with one of them.
 """
 
 from __future__ import annotations
