@@ -23,7 +23,7 @@ from stored import stored
 
 from rewardzoo.frames import pictures
 from rewardzoo.registration import documented_class, env_ids, functional_ids
-from rewardzoo.results import write_atomic
+from rewardzoo.files import write_atomic
 from rewardzoo.video import episode
 
 LIMIT = 300_000  # bytes of a film

@@ -37,7 +37,7 @@ from rewardzoo.registration import (
     description_of,
     documented_class,
 )
-from rewardzoo.results import write_atomic
+from rewardzoo.files import write_atomic
 
 HERE = Path(__file__).parent
 OUT = HERE / "generated"

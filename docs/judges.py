@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardzoo.experiments.benchmarks.timing import setting
-from rewardzoo.results import write_atomic
+from rewardzoo.files import write_atomic
 
 STORED = Path(__file__).parent / "judges.json"
 COMMAND = ("rewardzoo", "llm", "check")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from stored import stored
 
-from rewardzoo.results import write_atomic
+from rewardzoo.files import write_atomic
 
 TUTORIALS = Path(__file__).parent / "tutorials"
 TIMEOUT = 600  # seconds a block

@@ -14,7 +14,7 @@ from typing import Any
 
 import judges
 
-from rewardzoo.results import write_atomic
+from rewardzoo.files import write_atomic
 
 STORED = Path(__file__).parent / "benchmarks"
 INTRO = """# Speed

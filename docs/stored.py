@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from rewardzoo.results import write_atomic
+from rewardzoo.files import write_atomic
 
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / "docs" / ".cache"

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from .results import write_atomic
+from .files import write_atomic
 
 T = TypeVar("T")
 

@@ -17,9 +17,10 @@ from typing import Any
 import gymnasium
 
 from .experiment import Arm, Budget, Claim, Experiment
+from .files import write_atomic
 from .metrics.statistics import paired_difference
 from .registration import EXPERIMENTS, REWARDS, check_env_id
-from .results import Results, Verdict, write_atomic
+from .results import Results, Verdict
 from .rewards.parse import RewardSyntaxError, make_reward
 from .rewards.wrappers import VectorRewardWrapper
 from .verdicts import above

@@ -33,8 +33,9 @@ from gymnasium.vector import AutoresetMode
 
 from .checkpoint import remove_previous, resume, save_keeping_previous
 from .experiment import Arm, Budget, Experiment, ExperimentError, Measure, RewardSpec
+from .files import write_atomic
 from .registration import AGENTS, EXPERIMENTS, check_env_id
-from .results import ArmResult, Results, write_atomic
+from .results import ArmResult, Results
 from .rewards.parse import make_reward
 from .rewards.terminate import VectorTerminateTask, ends_tasks
 from .rewards.wrappers import VectorRewardWrapper

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from .board import Board
 from .experiment import ExperimentError
+from .files import hold
 from .jobs import Interrupted, Job, remove, run_job
 from .registration import load_plugin
-from .results import hold
 
 LAUNCHERS = {"local": ".launch_local", "ray": ".launch_ray"}
 """Modules by name; each has ``launch(jobs, workers, board)``."""

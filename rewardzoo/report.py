@@ -20,7 +20,8 @@ import numpy as np
 
 from .figures import colour as colour
 from .figures import curve_figure, hacking_figures, own_figure, paid_figure
-from .results import COLUMNS, Results, Verdict, write_atomic
+from .files import write_atomic
+from .results import COLUMNS, Results, Verdict
 from .summary import (
     Curve,
     Row,

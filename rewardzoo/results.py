@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .files import write_atomic
 
 Array = NDArray[np.float64]
 
@@ -214,47 +213,6 @@ def read_json(path: str | Path) -> tuple[Results, list[Verdict]]:
     except ValueError as error:
         raise ValueError(f"path={str(path)!r}: {error}") from None
     return replace(results, root=Path(path).parent), verdicts
-
-
-def write_atomic(path: str | Path, content: str | bytes) -> None:
-    """Writes a file so that readers see the old one or the new one, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)  # mkstemp makes files private; give them the permissions of open()
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Keep other runs out of ``folder``; the system lets them in when this process ends, however.
-
-    Raises:
-        ValueError: if another run is in it.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(
-            f"out={str(folder)!r}: another run is using it; wait for it, or use another --out"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _encode(value: Any) -> Any:

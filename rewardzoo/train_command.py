@@ -44,9 +44,9 @@ def train(
 
     from .callbacks import Evaluation, Saving
     from .checkpoint import latest_checkpoint, remove_previous
+    from .files import hold
     from .jobs import make_envs
     from .registration import AGENTS, check_env_id
-    from .results import hold
     from .settings import parse_settings
     from .training import BEST, CHECKPOINT, check_unused, record_training, remove_training
     from .zoo.policies import Recipe, check_savable, save_policy, score

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .results import write_atomic
+from .files import write_atomic
 from .zoo.policies import CONFIG
 
 CHECKPOINT, BEST, RECORD = "checkpoint.pt", "best.pt", "training.json"

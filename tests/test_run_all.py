@@ -14,11 +14,12 @@ from rich.console import Console
 
 from rewardzoo.board import Board
 from rewardzoo.experiment import Budget, Claim, Experiment, Measure
+from rewardzoo.files import hold
 from rewardzoo.jobs import Job, Trial, collect_results, jobs_of
 from rewardzoo.judging import judge_finished
 from rewardzoo.launch import attempt, run_jobs
 from rewardzoo.registration import EXPERIMENTS
-from rewardzoo.results import Results, Verdict, hold, read_json, write_json
+from rewardzoo.results import Results, Verdict, read_json, write_json
 from rewardzoo.scoreboard import merged, scoreboard
 
 BUDGETS = {"quick": Budget(total_timesteps=1, num_envs=1, eval_episodes=1, seeds=2)}

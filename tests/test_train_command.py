@@ -134,7 +134,7 @@ def test_a_folder_that_cannot_be_written_is_named_by_its_option(cli: Any, tmp_pa
 
 def fills_up(after: int, patch: pytest.MonkeyPatch, where: str = "rewardzoo.checkpoint") -> None:
     """From the ``after``-th file on, the disk is full."""
-    from rewardzoo.results import write_atomic
+    from rewardzoo.files import write_atomic
 
     written = 0
 

@@ -26,8 +26,8 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
+from rewardzoo.files import write_atomic
 from rewardzoo.jobs import provenance
-from rewardzoo.results import write_atomic
 
 REPEATS = 5
 PACKAGES = ("nle", "stable-baselines3", "jax", "gymnax", "transformers", "trl")

@@ -12,9 +12,10 @@ import torch
 
 from rewardzoo.checkpoint import latest_checkpoint, save_keeping_previous
 from rewardzoo.experiment import Claim
+from rewardzoo.files import write_atomic
 from rewardzoo.metrics.statistics import paired_difference, stratified_bootstrap
 from rewardzoo.report import colour
-from rewardzoo.results import Results, Verdict, write_atomic
+from rewardzoo.results import Results, Verdict
 from rewardzoo.rlhf.ensembles import Ensemble
 from rewardzoo.rlhf.evaluation import fit_scaling_law, overoptimisation
 from rewardzoo.rlhf.laboratory import Laboratory, LaboratoryConfig

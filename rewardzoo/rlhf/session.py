@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..checkpoint import latest_checkpoint, remove_previous, save_keeping_previous
-from ..results import write_atomic
+from ..files import write_atomic
 from .trainer import Metrics, Trainer
 
 CHECKPOINT = "checkpoint.pt"

@@ -27,9 +27,9 @@ from safetensors.torch import save as tensor_bytes
 from torch import Tensor
 
 from ..checkpoint import CheckpointError, load_checkpoint
+from ..files import write_atomic
 from ..jobs import make_envs, provenance
 from ..registration import AGENTS
-from ..results import write_atomic
 from ..rewards.terminate import VectorTerminateTask
 from ..rewards.wrappers import VectorRewardWrapper
 from .cards import card

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from rewardzoo.experiment import Experiment
+from rewardzoo.files import write_atomic
 from rewardzoo.jobs import Interrupted, Job, jobs_of, run_job
 from rewardzoo.launch import attempt
 from rewardzoo.registration import load_plugin
-from rewardzoo.results import write_atomic
 
 ENV = "rewardzoo/CartPole-v0"
 PLUGIN = """
