@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
-from rewardzoo.functional import FuncEnv
 from rewardzoo.metrics.canonical import advantage, dard
 from rewardzoo.metrics.planning import expected
 from rewardzoo.metrics.sampled import (
@@ -22,50 +20,11 @@ from rewardzoo.metrics.sampled import (
 from rewardzoo.metrics.sampled_dard import dard_samples, sampled_dard_distances
 from rewardzoo.metrics.starc import starc_distance
 from rewardzoo.random import Rng
-from rewardzoo.rewards.base import RewardFunction
 from rewardzoo.rewards.novelty import Novelty
-from rewardzoo.transition import Transition
+
+from .chains import Chain, Table, Where
 
 GAMMA = 0.5
-
-
-class Where(NamedTuple):
-    s: Tensor
-
-
-class Chain(FuncEnv):
-    """A random finite MDP."""
-
-    def __init__(self, moves: np.ndarray, initial: np.ndarray) -> None:
-        super().__init__()
-        self.moves, self.start = torch.tensor(moves), torch.tensor(initial)
-        self.observation_space = spaces.Discrete(moves.shape[0])
-        self.action_space = spaces.Discrete(moves.shape[1])
-
-    def initial(self, rng: Rng, params: Any = None) -> Where:
-        return Where(rng.categorical(self.start))
-
-    def transition(self, state: Where, action: Tensor, rng: Rng, params: Any = None) -> Where:
-        return Where(rng.categorical(self.moves[state.s, action]))
-
-    def observation(self, state: Where, rng: Rng, params: Any = None) -> Tensor:
-        return state.s
-
-    def reward(self, state: Where, action: Tensor, next_state: Where, rng: Rng, params: Any = None) -> Tensor:  # fmt: skip
-        return torch.zeros(len(action))
-
-    def terminal(self, state: Where, rng: Rng, params: Any = None) -> Tensor:
-        return torch.zeros_like(state.s, dtype=torch.bool)
-
-
-class Table(RewardFunction):
-    """R(s, a, s')."""
-
-    def __init__(self, table: np.ndarray) -> None:
-        self.table = torch.tensor(table)
-
-    def __call__(self, t: Transition) -> Tensor:
-        return self.table[t.obs, t.action, t.next_obs]
 
 
 def problem(seed: int = 0) -> tuple[Chain, np.ndarray, np.ndarray]:
