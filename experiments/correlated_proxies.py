@@ -161,9 +161,10 @@ def train(
     base_steps: int,
     every: int = 1,
     watched: int = 100,
+    clone: bool = True,
     **hyperparameters: Any,
 ) -> dict[str, float]:
-    """ORPO from a clone of the base policy, watched by the hacking monitor.
+    """ORPO, watched by the hacking monitor.
 
     Args:
         trial: budget, seed and log.
@@ -176,6 +177,7 @@ def train(
             the clone.
         every: environment steps between two looks of the monitor.
         watched: steps of every environment at a look.
+        clone: begin at a clone of the base policy, not at random weights.
         **hyperparameters: as for PPO.
 
     Returns:
@@ -188,7 +190,8 @@ def train(
         clip=None, **hyperparameters,
     )  # fmt: skip
     start = play_base(agent.envs, base, base_steps, trial.seed, agent.device)
-    imitate(agent, start, base)
+    if clone:
+        imitate(agent, start, base)
     worth = episode * float(start.objective.mean())
     monitor = HackingMonitor(make(), base, every, watched, seed=trial.seed + 700_000)
     log: list[tuple[int, float]] = []

@@ -23,14 +23,16 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from rewardzoo.agents.gail import GAIL
+from rewardzoo.agents.td3 import TD3
 from rewardzoo.checkpoint import resume, save_keeping_previous
-from rewardzoo.demonstrations import load_demonstrations
+from rewardzoo.demonstrations import Demonstrations, load_demonstrations
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
 from rewardzoo.figures import colour, draw_runs
 from rewardzoo.jobs import make_envs
@@ -111,9 +113,6 @@ def imitate(
     ``precondition`` is the amplification that the preconditioner lets pass; None: there is none.
     """
     demos = load_demonstrations(task)
-    env, num_envs = f"rewardzoo/{task}-v0", trial.budget.num_envs
-    steps = round(trial.budget.total_timesteps * STEPS[task])
-    every = max(1, steps // _POINTS)
     settings = {**_REWARD, "seed": trial.seed, "compile": compile, **reward}
 
     def pays(envs: Any) -> RewardFunction:
@@ -122,18 +121,54 @@ def imitate(
             return fn
         return PessimisticPrecondition(fn, k=precondition, seed=trial.seed)
 
+    every = max(1, steps_of(trial, task) // _POINTS)
+    return learn(trial, task, demos, pays, GAIL, compile, monitor_every=every)
+
+
+def steps_of(trial: Any, task: str) -> int:
+    """Environment steps that a run gets."""
+    return round(trial.budget.total_timesteps * STEPS[task])
+
+
+def learn(
+    trial: Any,
+    task: str,
+    demos: Demonstrations,
+    pays: Callable[[Any], RewardFunction],
+    learner: type[TD3],
+    compile: bool = True,
+    **settings: Any,
+) -> dict[str, float]:
+    """The learner on a reward made of the demonstrations; goes on from its checkpoint.
+
+    Args:
+        trial: budget, seed, device, folder and log.
+        task: of ``STEPS``.
+        demos: whose return is what an expert's is.
+        pays: the reward function, of the environments.
+        learner: TD3, or what is made of it.
+        compile: its gradient steps.
+        **settings: of the learner, besides those that all arms share.
+
+    Returns:
+        ``objective``, the share of the expert's return; what ``_LOGGED`` names over the last
+        quarter, nan where this reward does not log it; how often the critic's slope was bounded.
+    """
+    env, num_envs = f"rewardzoo/{task}-v0", trial.budget.num_envs
+    steps = steps_of(trial, task)
+    every = max(1, steps // _POINTS)
     envs = make_envs(env, pays, num_envs, trial.device, num_workers=0)
     checkpoint, log = trial.folder / "checkpoint.pt", trial.folder / "points.json"
-    learner = {**_LEARNER, **_LEARNERS.get(task, {})}
+    settings = {**_LEARNER, **_LEARNERS.get(task, {}), **settings}
     agent = resume(
         checkpoint,
-        lambda path: GAIL.load(path, env=envs, compile=compile),
-        lambda: GAIL(envs, trial.seed, compile=compile, monitor_every=every, **learner),
+        lambda path: learner.load(path, env=envs, compile=compile),
+        lambda: learner(envs, trial.seed, compile=compile, **settings),
     )
     points = json.loads(log.read_text()) if log.is_file() else []
     window: list[dict[str, float]] = []
 
-    def after_iteration(agent: GAIL, metrics: dict[str, float]) -> None:
+    def after_iteration(agent: TD3, metrics: dict[str, float]) -> None:
         done, before = agent.num_timesteps, agent.num_timesteps - agent.num_steps * num_envs
         # Inside another reward function, the adversarial one's numbers have a longer name.
         window.append({name.replace("/inner/", "/"): x for name, x in metrics.items()})
@@ -159,7 +194,7 @@ def imitate(
         "objective": played / demos.mean_return,
         "return": played,
         "expert": demos.mean_return,
-        "bounded": float((slopes <= bounds).mean()),
+        "bounded": float(np.where(np.isnan(bounds), np.nan, slopes <= bounds).mean()),
         "bound_is_finite": float(np.isfinite(bounds).mean()),
     }
 

@@ -6,26 +6,38 @@ instead of its slope, do less. Their preconditioner, which pays less where the d
 an arm too, and one more in which it does so: with their k = 9 it pays everything here (on a tuning
 seed the model's slope goes from 4 to 8 while learning). Scaled down as in ``lipschitz_gail``, of
 which every arm changes one thing.
+
+Three arms ask what the reward's sign does. A fall ends an episode, so a reward that is never
+negative pays for not falling, whatever else it says, and one that is never positive for falling at
+once; absorbing states, which are paid too, should remove that. And one arm has no adversary: random
+expert distillation (Wang et al. 2019), a reward that is fixed before learning.
 """
 
 from __future__ import annotations
 
 import functools
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
+from rewardzoo.agents.gail import GAILHyperparameters
+from rewardzoo.agents.td3 import TD3, TD3Hyperparameters
+from rewardzoo.demonstrations import load_demonstrations
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
 from rewardzoo.metrics.statistics import iqm, paired_difference
 from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
+from rewardzoo.rewards.red import RandomExpertDistillation
 from rewardzoo.verdicts import above, within
 
-from .lipschitz_gail import COLUMNS, PAPER, imitate
+from .lipschitz_gail import COLUMNS, PAPER, imitate, learn
 
 TASK = "InvertedDoublePendulum"
 METHOD, CLIPPED = "k = 1", "no penalty, reward clipped"
 BITES = "preconditioned, k = 6"
+DEADLY, ABSORBED = "never positive", "never positive, absorbing states"
+DISTILLED = "random expert distillation"
 ARMS: dict[str, dict[str, Any]] = {
     METHOD: {},
     "k = 0.1": {"k": 0.1},
@@ -38,17 +50,31 @@ ARMS: dict[str, dict[str, Any]] = {
     BITES: {"precondition": 6.0},
     "positive-unlabelled": {"positive_share": 0.25},
     CLIPPED: {"penalty": "none", "spectral_norm": False, "clip": 1.0},
+    "absorbing states": {"absorbing": True},
+    DEADLY: {"form": "nonsaturating"},
+    ABSORBED: {"form": "nonsaturating", "absorbing": True},
 }
 EQUIVALENT = 0.1  # of the expert's return, fixed before looking
 
 
-def _difference(results: Results, arm: str) -> Any:
-    """Shares of the expert's return of the method less those of another arm."""
-    return paired_difference(results[METHOD].final["objective"], results[arm].final["objective"])
+def distil(trial: Any, compile: bool = True) -> dict[str, float]:
+    """The same learner on a reward that random expert distillation fixed beforehand."""
+    demos = load_demonstrations(TASK)
+    learner = {f.name: getattr(GAILHyperparameters, f.name) for f in fields(TD3Hyperparameters)}
+
+    def pays(envs: Any) -> RandomExpertDistillation:
+        return RandomExpertDistillation(demos, seed=trial.seed)
+
+    return learn(trial, TASK, demos, pays, TD3, compile, **learner)
 
 
-def _detail(results: Results, arm: str) -> str:
-    one, other = (iqm(results[a].final["objective"]) for a in (METHOD, arm))
+def _difference(results: Results, one: str, other: str) -> Any:
+    """Shares of the expert's return of one arm less those of another."""
+    return paired_difference(results[one].final["objective"], results[other].final["objective"])
+
+
+def _detail(results: Results, *arms: str) -> str:
+    one, other = (iqm(results[arm].final["objective"]) for arm in arms)
     return f"share of the expert's return, paired by seed: IQM {one:.2f} against {other:.2f}"
 
 
@@ -58,31 +84,34 @@ def same(arm: str) -> Any:
     def check(results: Results) -> Verdict:
         return within(
             f"With {arm} imitation ends where it does with k = 1, one-sided.",
-            _difference(results, arm),
-            _detail(results, arm),
+            _difference(results, METHOD, arm),
+            _detail(results, METHOD, arm),
             EQUIVALENT,
         )
 
     return check
 
 
-def worse(arm: str) -> Any:
-    """A check that an arm does less well than the method."""
+def better(sentence: str, one: str, other: str) -> Any:
+    """A check that an arm does better than another."""
 
     def check(results: Results) -> Verdict:
-        return above(
-            f"With k = 1, one-sided, between agent and expert, imitation ends above {arm}.",
-            _difference(results, arm),
-            _detail(results, arm),
-        )
+        difference = _difference(results, one, other)
+        return above(sentence, difference, _detail(results, one, other))
 
     return check
+
+
+def worse(arm: str) -> Any:
+    """A check that an arm does less well than the method."""
+    sentence = f"With k = 1, one-sided, between agent and expert, imitation ends above {arm}."
+    return better(sentence, METHOD, arm)
 
 
 def draw(figure: Any, results: Results) -> None:
     """Returns while learning, the median over seeds of each arm."""
     ax = figure.subplots()
-    for i, arm in enumerate(ARMS):
+    for i, arm in enumerate((*ARMS, DISTILLED)):
         curves = results[arm].curves
         middle = np.nanmedian(curves["objective"], 0)
         ax.plot(curves["step"][0], middle, color=colour(i), label=arm)
@@ -98,7 +127,8 @@ EXPERIMENT = Experiment(
     grid=[
         Measure(arm, functools.partial(imitate, task=TASK, **changed))
         for arm, changed in ARMS.items()
-    ],
+    ]
+    + [Measure(DISTILLED, distil)],
     budgets={
         "smoke": Budget(total_timesteps=2_048, num_envs=16, eval_episodes=16, seeds=2),
         "quick": Budget(total_timesteps=32_768, num_envs=16, eval_episodes=16, seeds=5),
@@ -106,7 +136,28 @@ EXPERIMENT = Experiment(
     },
     claims=[
         *(Claim(f"As good: {arm}", same(arm)) for arm in ("k = 0.1", "k = 10", "two-sided", BITES)),
-        *(Claim(f"Less good: {arm}", worse(arm)) for arm in ("dragan", "nagard", CLIPPED)),
+        *(
+            Claim(f"Less good: {arm}", worse(arm))
+            for arm in ("dragan", "nagard", CLIPPED, DISTILLED)
+        ),
+        Claim(
+            "A reward that is never positive pays for falling",
+            better(
+                "Paid a reward that is never positive, imitation ends below that which is paid one "
+                "that is never negative.",
+                METHOD,
+                DEADLY,
+            ),
+        ),
+        Claim(
+            "Absorbing states remove it",
+            better(
+                "Paid a reward that is never positive, imitation ends higher with absorbing states "
+                "than without.",
+                ABSORBED,
+                DEADLY,
+            ),
+        ),
     ],
     seeds=tuple(range(300, 310)),
     tuning_seeds=(0, 1),

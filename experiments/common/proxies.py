@@ -6,8 +6,8 @@ Each regulariser is judged at its best coefficient, chosen for each seed on the 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +23,26 @@ from rewardzoo.verdicts import above, below
 from ..correlated_proxies import ACTION_KL, HACKED, HONEST, SQRT_CHI2, train
 from .monitoring import monitor_claims
 
+
+class Regulariser(NamedTuple):
+    """A divergence from the base policy, and the coefficients that it is tried with.
+
+    They are in units of the theory's for sqrt(chi2), for the others of the proxy's standard
+    deviation under the base.
+    """
+
+    divergence: str
+    factors: tuple[float, ...] = (0.3, 1.0)
+    on: str = "state_action"
+
+
 KL = "occupancy KL"
-DIVERGENCES = {SQRT_CHI2: "sqrt_chi2", KL: "kl", ACTION_KL: "action_kl"}
-FACTORS = {SQRT_CHI2: (0.3, 1.0), KL: (0.3, 1.0), ACTION_KL: (0.3, 1.0)}
-"""Coefficients, in units of the theory's for sqrt(chi2), for the others of the proxy's standard
-deviation under the base."""
+REGULARISERS = {
+    SQRT_CHI2: Regulariser("sqrt_chi2"),
+    KL: Regulariser("kl"),
+    ACTION_KL: Regulariser("action_kl"),
+}
+Regularisers = Mapping[str, Regulariser]
 THEORY = 1.0
 GAMMA = 0.99
 COLUMNS = {
@@ -43,9 +58,9 @@ def arm(name: str, factor: float) -> str:
     return f"{name}, {factor:g}"
 
 
-def every(name: str) -> list[str]:
+def every(name: str, regularisers: Regularisers = REGULARISERS) -> list[str]:
     """The labels of a regulariser at all its coefficients."""
-    return [arm(name, factor) for factor in FACTORS[name]]
+    return [arm(name, factor) for factor in regularisers[name].factors]
 
 
 def optimise(
@@ -66,7 +81,7 @@ def optimise(
         proxy: a reward expression, whose spread under the base is the coefficients' unit.
         base: the policy to stay near: observations to probabilities.
         episode: steps of one.
-        regulariser: of ``DIVERGENCES``; None for none.
+        regulariser: of ``REGULARISERS``; None for none.
         factor: the coefficient, in its unit.
         **hyperparameters: of PPO.
     """
@@ -80,7 +95,7 @@ def optimise(
         trial,
         make,
         base,
-        DIVERGENCES.get(regulariser or ""),
+        REGULARISERS[regulariser].divergence if regulariser else None,
         factor * unit,
         episode,
         base_steps=episode,
@@ -94,12 +109,15 @@ def optimise(
     return {**found, "r": r, "sigma": sigma}
 
 
-def arms(learn: Callable[..., Any], proxy: str) -> list[Measure]:
+def arms(
+    learn: Callable[..., Any], proxy: str, regularisers: Regularisers = REGULARISERS
+) -> list[Measure]:
     """The proxy as it is, the objective, and the proxy under each regulariser.
 
     Args:
         learn: of a trial, ``reward``, ``regulariser`` and ``factor``.
         proxy: a reward expression.
+        regularisers: by their names.
     """
     return [
         Measure(HACKED, functools.partial(learn, reward=proxy)),
@@ -109,8 +127,8 @@ def arms(learn: Callable[..., Any], proxy: str) -> list[Measure]:
                 arm(name, factor),
                 functools.partial(learn, reward=proxy, regulariser=name, factor=factor),
             )
-            for name in DIVERGENCES
-            for factor in FACTORS[name]
+            for name, regulariser in regularisers.items()
+            for factor in regulariser.factors
         ),
     ]
 
@@ -159,6 +177,19 @@ def hacked(results: Results, claim: str, proxy: str) -> Verdict:
 
 
 def claims(sentence: str, claim: str, proxy: str) -> list[Claim]:
+    """That the proxy is hacked, as ``claim`` says, what regularisers do about it, and the monitor.
+
+    The monitor is asked of runs that begin at the base policy.
+    """
+    return [
+        *regulariser_claims(sentence, claim, proxy, REGULARISERS),
+        *monitor_claims(HACKED, HONEST),
+    ]
+
+
+def regulariser_claims(
+    sentence: str, claim: str, proxy: str, regularisers: Regularisers
+) -> list[Claim]:
     """That the proxy is hacked, as ``claim`` says, and what regularisers do about it."""
     return [
         Claim(sentence, functools.partial(hacked, claim=claim, proxy=proxy)),
@@ -166,7 +197,7 @@ def claims(sentence: str, claim: str, proxy: str) -> list[Claim]:
             "sqrt(chi2) beats the base",
             compared(
                 "At its best coefficient sqrt(chi2) of occupancies ends above the base policy.",
-                every(SQRT_CHI2),
+                every(SQRT_CHI2, regularisers),
                 None,
             ),
         ),
@@ -175,8 +206,8 @@ def claims(sentence: str, claim: str, proxy: str) -> list[Claim]:
                 f"{short} beats action KL",
                 compared(
                     f"At each one's best coefficient {long} of occupancies ends above action KL.",
-                    every(name),
-                    every(ACTION_KL),
+                    every(name, regularisers),
+                    every(ACTION_KL, regularisers),
                 ),
             )
             for name, short, long in (
@@ -192,41 +223,46 @@ def claims(sentence: str, claim: str, proxy: str) -> list[Claim]:
                 None,
             ),
         ),
-        *monitor_claims(HACKED, HONEST),
     ]
 
 
 # ---- pictures ------------------------------------------------------------------------------------
 
 
-def picture(title: str, proxy: str, episode: str) -> Figure:
+def picture(
+    title: str, proxy: str, episode: str, regularisers: Regularisers = REGULARISERS
+) -> Figure:
     """``draw``, with what is seen; ``proxy`` and ``episode`` in words."""
     return Figure(
         title,
         "Left: the objective at the end of training, a dot a seed, for each regulariser of the "
         f"{proxy}; sqrt(chi2)'s coefficient in units of the theory's, the others' in standard "
         f"deviations of the {proxy}. Right: the objective while learning, a line a seed.",
-        functools.partial(draw, episode=episode),
+        functools.partial(draw, episode=episode, regularisers=regularisers),
     )
 
 
-def draw(figure: Any, results: Results, episode: str) -> None:
+def draw(
+    figure: Any, results: Results, episode: str, regularisers: Regularisers = REGULARISERS
+) -> None:
     """Objective over the coefficient, and while learning; ``episode`` in words."""
     left, right = figure.subplots(1, 2)
-    for i, name in enumerate(DIVERGENCES):
-        found = [results[arm(name, f)].final["objective"] for f in FACTORS[name]]
-        left.plot(FACTORS[name], [x.mean() for x in found], color=colour(i), marker="o", label=name)
-        for f, x in zip(FACTORS[name], found, strict=True):
+    n = len(regularisers)
+    for i, (name, regulariser) in enumerate(regularisers.items()):
+        factors = regulariser.factors
+        found = [results[arm(name, f)].final["objective"] for f in factors]
+        left.plot(factors, [x.mean() for x in found], color=colour(i), marker="o", label=name)
+        for f, x in zip(factors, found, strict=True):
             left.plot([f] * len(x), x, ".", color=colour(i), ms=4)
-    for i, label in ((3, HACKED), (4, HONEST)):
+    for i, label in ((n, HACKED), (n + 1, HONEST)):
         left.axhline(results[label].final["objective"].mean(), color=colour(i), ls=":", label=label)
-    left.axhline(results[HACKED].final["base"].mean(), color=colour(5), ls="--", label="base")
+    left.axhline(results[HACKED].final["base"].mean(), color=colour(n + 2), ls="--", label="base")
     left.set_xscale("log")
     left.set_xlabel("coefficient, in its unit")
     left.set_ylabel("objective a step")
     left.legend(fontsize=7)
     for i, label in enumerate((HACKED, HONEST, arm(SQRT_CHI2, THEORY))):
-        draw_runs(right, results[label].curves, "objective", 3 + i, label)
+        draw_runs(right, results[label].curves, "objective", n + i, label)
     right.set_xlabel("environment steps")
     right.set_ylabel(f"objective of {episode}")
     right.legend(fontsize=7)

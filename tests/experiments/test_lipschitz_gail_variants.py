@@ -6,7 +6,15 @@ import matplotlib.figure
 import numpy as np
 import pytest
 
-from rewardzoo.experiments.lipschitz_gail_variants import ARMS, CLIPPED, EXPERIMENT, METHOD
+from rewardzoo.experiments.lipschitz_gail_variants import (
+    ABSORBED,
+    ARMS,
+    CLIPPED,
+    DEADLY,
+    DISTILLED,
+    EXPERIMENT,
+    METHOD,
+)
 from rewardzoo.results import ArmResult, Results
 from rewardzoo.rewards.adversarial import AdversarialReward
 
@@ -17,7 +25,7 @@ def results(spread=0.01, **shares):
     """Made-up shares of the expert's return, by arm; the method's is .95."""
     noise = spread * np.array([-1.0, 1.0, 0.0, 0.5, -0.5])
     arms = []
-    for arm in ARMS:
+    for arm in (*ARMS, DISTILLED):
         share = shares.get(arm, 0.95)
         final = {"objective": share + (noise if arm == METHOD else 0.0 * noise)}
         step = np.tile(np.arange(1, 4) * 100.0, (SEEDS, 1))
@@ -30,7 +38,7 @@ def outcomes(part, made):
     return {c.check(made).outcome for c in EXPERIMENT.claims if c.sentence.startswith(part)}
 
 
-WORSE = {"dragan": 0.5, "nagard": 0.5, CLIPPED: 0.5}
+WORSE = {arm: 0.5 for arm in ("dragan", "nagard", CLIPPED, DISTILLED, DEADLY)}
 
 
 def test_what_the_paper_says_holds():
@@ -44,6 +52,9 @@ def test_what_the_paper_says_holds():
         ("As good: two-sided", {"two-sided": 1.2}, {"two-sided": 0.85, "spread": 0.1}),
         ("Less good: dragan", {"dragan": 1.2}, {"spread": 0.1}),
         (f"Less good: {CLIPPED}", {CLIPPED: 1.2}, {"spread": 0.1}),
+        (f"Less good: {DISTILLED}", {DISTILLED: 1.2}, {"spread": 0.1}),
+        ("A reward that is never positive", {DEADLY: 1.2}, {"spread": 0.1}),
+        ("Absorbing states", {ABSORBED: 0.5}, {}),
     ],
 )
 def test_every_claim_can_fail_or_stay_open(part, fails, open_):
