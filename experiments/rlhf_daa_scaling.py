@@ -23,11 +23,10 @@ from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
 from rewardzoo.metrics.statistics import paired_difference
 from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
-from rewardzoo.rlhf.evaluation import fit_scaling_law
 from rewardzoo.rlhf.losses import Scores
 from rewardzoo.verdicts import above
 
-from .common.rlhf import SEEDS, TUNING_SEEDS, align, every_seed, exceeds, laboratory
+from .common.rlhf import SEEDS, TUNING_SEEDS, align, draw_fit, every_seed, exceeds, laboratory
 
 BETAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 TAUS = (0.02, 0.1, 0.5)
@@ -149,13 +148,12 @@ def draw_points(figure: Any, results: Results) -> None:
         ("DPO, length regularised", [_regularised(b) for b in OF_LENGTH]),
     ]
     for i, (name, labels) in enumerate(families):
-        kl = np.concatenate([results[x].curves["kl"].mean(0) for x in labels])
-        gold = np.concatenate([results[x].curves["gold"].mean(0) for x in labels])
-        d = np.sqrt(np.clip(kl, 0, None))
-        axes.plot(d, gold, "o", ms=3, color=colour(i), label=name)
-        alpha, beta, r2 = fit_scaling_law(kl, gold)
-        x = np.linspace(max(1e-3, d[d > 0].min()), d.max(), 100)
-        axes.plot(x, x * (alpha - beta * np.log(x)), color=colour(i), label=f"fit, R2 {r2:.2f}")
+        kl, gold = (
+            np.concatenate([results[x].curves[key] for x in labels], 1) for key in ("kl", "gold")
+        )
+        d = np.sqrt(np.clip(kl.mean(0), 0, None))
+        axes.plot(d, gold.mean(0), "o", ms=3, color=colour(i), label=name)
+        draw_fit(axes, kl, gold, color=colour(i))
     axes.set_xlabel("square root of KL from the base policy (nats a sequence)")
     axes.set_ylabel("gold (base standard deviations)")
     axes.legend(fontsize=8)

@@ -109,7 +109,7 @@ def _dpo(model: Any, size: str) -> list[Row]:
 
     def theirs() -> float:
         with tempfile.TemporaryDirectory() as folder:
-            trainer = _trl_dpo(to_gpt2(model), folder, steps)
+            trainer = _quiet(_trl_dpo(to_gpt2(model), folder, steps))
             seconds = _timed(trainer.train, TRL, peaks)
             policy, ref = (HuggingFaceModel(m) for m in (trainer.model, to_gpt2(model)))
             losses.setdefault(TRL, []).append(_loss(policy, ref, data))
@@ -197,7 +197,7 @@ def _rloo(model: Any, size: str, kl: float) -> list[Row]:
             return [float(sum(i == WANTED for i in ids)) for ids in completion_ids]
 
         with tempfile.TemporaryDirectory() as folder:
-            trainer = _trl_rloo(to_gpt2(model), reward, folder, kl)
+            trainer = _quiet(_trl_rloo(to_gpt2(model), reward, folder, kl))
             seconds = _timed(trainer.train, TRL, peaks)
         return sum(seen) / seconds
 
@@ -270,6 +270,14 @@ def _trl_settings(folder: str, steps: int) -> dict[str, Any]:
         "logging_steps": steps,
         "disable_tqdm": True,
     }
+
+
+def _quiet(trainer: Any) -> Any:
+    """Without the callback that prints its metrics among the benchmarks' rows."""
+    import transformers
+
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
 
 
 def _tokenizer() -> Any:

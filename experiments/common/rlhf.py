@@ -17,7 +17,11 @@ from rewardzoo.metrics.statistics import paired_difference, stratified_bootstrap
 from rewardzoo.report import colour
 from rewardzoo.results import Results, Verdict
 from rewardzoo.rlhf.ensembles import Ensemble
-from rewardzoo.rlhf.evaluation import fit_scaling_law, overoptimisation
+from rewardzoo.rlhf.evaluation import (
+    fit_scaling_law,
+    overoptimisation,
+    scaling_law_intervals,
+)
 from rewardzoo.rlhf.laboratory import Laboratory, LaboratoryConfig
 from rewardzoo.rlhf.offline import OfflineTrainer
 from rewardzoo.rlhf.online import OnlineConfig, OnlineTrainer
@@ -267,10 +271,28 @@ def draw_kl(labels: tuple[str, ...], figure: Any, results: Results) -> None:
         d = np.sqrt(np.clip(kl, 0, None))
         axes.plot(d, gold, "-", color=colour(i), lw=1.7, label=f"{label}: gold")
         axes.plot(d, proxy, ":", color=colour(i), lw=1.2)
-        if len(kl) > 3 and (kl > 1e-6).sum() > 3:
-            alpha, beta, _ = fit_scaling_law(kl, gold)
-            x = np.linspace(d[d > 0].min(), d.max(), 100)
-            axes.plot(x, x * (alpha - beta * np.log(x)), "--", color=colour(i), lw=0.8)
+        if (kl > 1e-6).sum() > 3:
+            draw_fit(axes, curves["kl"], curves["gold"], ls="--", color=colour(i), lw=0.8)
     axes.set_xlabel("square root of KL from the base policy (nats a sequence)")
     axes.set_ylabel("reward (base standard deviations)")
     axes.legend(fontsize=8)
+
+
+def draw_fit(axes: Any, kl: np.ndarray, gold: np.ndarray, **style: Any) -> None:
+    """Gao et al.'s ``d (alpha - beta log d)``, fitted to all runs, and its legend.
+
+    Args:
+        axes: of Matplotlib.
+        kl: (runs, points).
+        gold: (runs, points).
+        **style: of the line.
+    """
+    alpha, beta, r2 = fit_scaling_law(kl.ravel(), gold.ravel())
+    around = scaling_law_intervals(kl, gold, reps=200)
+    numbers = ", ".join(
+        f"{name} {value:.2f} [{around[name][0]:.2f}, {around[name][1]:.2f}]"
+        for name, value in (("alpha", alpha), ("beta", beta))
+    )
+    positive = kl[kl > 1e-6]
+    d = np.sqrt(np.linspace(positive.min(), positive.max(), 100))
+    axes.plot(d, d * (alpha - beta * np.log(d)), label=f"{numbers}, R2 {r2:.2f}", **style)

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure as Canvas
 
 from rewardzoo.experiment import Budget
 from rewardzoo.experiments import (
@@ -20,7 +21,15 @@ from rewardzoo.experiments import (
     rlhf_reward_model_treatments,
     rlhf_simpo_vpo_rpo,
 )
-from rewardzoo.experiments.common.rlhf import align, at_kl, every_seed, exceeds, laboratory
+from rewardzoo.experiments.common.rlhf import (
+    align,
+    at_kl,
+    draw_fit,
+    draw_kl,
+    every_seed,
+    exceeds,
+    laboratory,
+)
 from rewardzoo.jobs import Job, run_job
 from rewardzoo.results import ArmResult, Results
 from rewardzoo.rlhf.constrained import ConstrainedReward
@@ -554,3 +563,36 @@ def test_every_kind_of_arm_runs_and_logs(tmp_path, module):
         final = json.loads((folder / "result.json").read_text())["final"]
         assert np.isfinite(list(final.values())).all()
         assert (folder / "metrics.jsonl").read_text().count("\n") >= 1
+
+
+def along(alpha, beta, points):
+    """KL and gold of one run that obeys the law."""
+    d = np.linspace(0.5, 3.0, points)
+    return d**2, d * (alpha - beta * np.log(d))
+
+
+def test_the_fit_is_drawn_with_intervals_over_runs():
+    """The laws of two runs: the fit lies between, and resampled runs reach either."""
+    kl, gold = (np.stack(x) for x in zip(along(1.0, 0.5, 9), along(2.0, 0.3, 9), strict=True))
+    axes = Canvas().subplots()
+    draw_fit(axes, kl, gold, ls="--")
+    (line,) = axes.lines
+    assert line.get_label().startswith("alpha 1.50 [1.00, 2.00], beta 0.40 [0.30, 0.50], R2 ")
+    d, fitted = line.get_data()
+    np.testing.assert_allclose(fitted, d * (1.5 - 0.4 * np.log(d)))
+    assert (d.min(), d.max()) == (0.5, 3.0)
+
+
+def test_gold_and_proxy_are_drawn_over_kl_with_a_fit():
+    kl, gold = along(1.0, 0.5, 9)
+    curves = {"kl": kl, "gold": gold, "proxy": 2.0 * gold}
+    made = results({"a": {}, "still": {}}, {"a": {k: np.tile(x, (8, 1)) for k, x in curves.items()},
+                   "still": {k: np.zeros((8, 9)) for k in curves}})  # fmt: skip
+    canvas = Canvas()
+    draw_kl(("a", "still"), canvas, made)
+    labels = [line.get_label() for line in canvas.axes[0].lines]
+    assert [x for x in labels if not x.startswith("_")] == [
+        "a: gold",
+        "alpha 1.00 [1.00, 1.00], beta 0.50 [0.50, 0.50], R2 1.00",
+        "still: gold",
+    ]
