@@ -141,6 +141,17 @@ def test_the_readmes_verdicts_are_those_that_were_found(docs: Any) -> None:
         assert "/" not in results.command, f"{name}: its command names somebody's folder"
 
 
+def test_the_readmes_quickstart_is_the_stored_one(docs: Any) -> None:
+    from rewardzoo.metrics.statistics import stratified_bootstrap
+
+    readme = (ROOT / "README.md").read_text()
+    results, _ = docs("verdicts").found()["quickstart"]
+    for arm in results.arms:
+        found = stratified_bootstrap(arm.final["objective"])
+        cell = f"| {found.point:.4f} [{found.low:.4f}, {found.high:.4f}] | {0.875142 - found.point:.3f} |"
+        assert cell.replace("0.", ".") in readme, arm.label
+
+
 def test_stored_results_are_judged_by_claims_that_have_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, docs: Any
 ) -> None:
