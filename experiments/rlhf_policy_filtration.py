@@ -19,6 +19,7 @@ from torch import Tensor
 from rewardzoo.experiment import Budget, Claim, Experiment, Figure, Measure
 from rewardzoo.metrics.statistics import paired_difference
 from rewardzoo.results import Results, Verdict
+from rewardzoo.rlhf.evaluation import grouped_r2
 from rewardzoo.rlhf.policy_gradient import kept_by_filter
 from rewardzoo.rlhf.sampling import sample
 from rewardzoo.rlhf.sequences import Sequences
@@ -57,24 +58,27 @@ class UnreliableInTheMiddle:
 
 
 @torch.no_grad()
-def reliability(lab: Any, proxy: Any, keep: str, prompts: int = 256) -> float:
-    """R^2 of gold and proxy on what a filter keeps of the base policy's samples."""
+def reliability(lab: Any, proxy: Any, keep: str, prompts: int = 256) -> dict[str, float]:
+    """R^2 of gold and proxy on what a filter keeps of the base policy's samples.
+
+    ``r2`` is that of samples, ``r2_groups`` that of means of tenths of them in the proxy's order.
+    """
     generator = lab.generator(7)
     ids = lab.language.prompts(prompts, generator)
     batch = sample(lab.policy, ids, lab.config.new_tokens, generator, copies=K)
     scores = proxy(batch)
     kept = kept_by_filter(scores, K, keep, generator)
-    r = np.corrcoef(scores[kept].numpy(), lab.gold(batch)[kept].numpy())[0, 1]
-    return float(r**2)
+    x, y = scores[kept].numpy(), lab.gold(batch)[kept].numpy()
+    return {"r2": float(np.corrcoef(x, y)[0, 1] ** 2), "r2_groups": grouped_r2(x, y)}
 
 
 def train(trial: Any, keep: str) -> dict[str, float]:
     """RLOO on what the filter keeps; advantages are those of all samples."""
     lab = laboratory(trial)
     proxy = UnreliableInTheMiddle(lab.gold, trial.seed)
-    r2 = reliability(lab, proxy, keep)
+    reliable = reliability(lab, proxy, keep)
     final = optimise(trial, lab, proxy, keep=keep, k=K, prompts=16, kl=0.02)
-    return {**final, "r2": r2}
+    return {**final, **reliable}
 
 
 def order_of_r2_is_the_order_of_gold(results: Results) -> Verdict:
@@ -124,7 +128,12 @@ EXPERIMENT = Experiment(
     ],
     seeds=SEEDS,
     tuning_seeds=TUNING_SEEDS,
-    columns={"r2": "R^2 on kept samples", "end": "final gold", "end_kl": "final KL"},
+    columns={
+        "r2": "R^2 on kept samples",
+        "r2_groups": "of tenths",
+        "end": "final gold",
+        "end_kl": "final KL",
+    },
     figures=[
         Figure(
             "Gold over KL",

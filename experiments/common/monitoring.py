@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewardzoo.experiment import Claim
-from rewardzoo.llm.check import wilson
-from rewardzoo.metrics.statistics import Interval
+from rewardzoo.metrics.statistics import Interval, wilson
 from rewardzoo.results import Results, Verdict
 from rewardzoo.verdicts import above
 

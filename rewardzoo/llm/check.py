@@ -142,16 +142,6 @@ def balanced_accuracy(truth: Flags, called: Flags) -> tuple[float, float, float]
     return value, max(0.0, value - half), min(1.0, value + half)
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927)."""
-    if n == 0:
-        return 0.0, 1.0
-    z, p = 1.96, hits / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def area_under_curve(truth: Flags, scores: NDArray[np.float64]) -> float:
     """Probability that a true one's score is above a false one's, ties counted half."""
     t = np.asarray(truth, bool)

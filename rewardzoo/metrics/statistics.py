@@ -310,6 +310,16 @@ def holm(p_values: ArrayLike) -> Array:
     return adjusted
 
 
+def wilson(hits: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share of ``n`` trials (Wilson 1927); a tie may count half a hit."""
+    if n == 0:
+        return 0.0, 1.0
+    z, p = 1.959964, hits / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def _checked(name: str, x: ArrayLike, dims: tuple[int, ...], empty: bool = False) -> Array:
     """``x`` as float64, or an error that names the argument."""
     try:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..llm.check import balanced_accuracy, precision_recall_f1, wilson
+from ..llm.check import balanced_accuracy, precision_recall_f1
 from ..llm.client import ChatClient
 from ..llm.judges import Judge
+from ..metrics.statistics import wilson
 from .calm_detectors import Detector
 from .calm_prompts import ANY, Prompt, pack
 from .calm_transitions import SUBGOALS, AnnotatedTransition, as_batch

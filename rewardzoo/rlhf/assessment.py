@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from rewardzoo.metrics.statistics import wilson
+
 from .calibration import preference_calibration
 from .data import load_pairs
 from .evaluation import (
@@ -16,7 +18,6 @@ from .evaluation import (
     by_subset,
     one_to_many_margins,
     reward_bench,
-    wilson,
 )
 from .folders import TextModel, load_model, load_reward_model
 from .offline import reference_logps

@@ -219,7 +219,8 @@ def train_policy(
     algorithm: Annotated[
         str,
         typer.Option(
-            help="On pairs: sft, dpo, ipo, slic, simpo, cpo, rpo, vpo, mmdpo, dno. On own samples: "
+            help="On pairs: sft, dpo, chi_po, ipo, slic, simpo, cpo, rpo, vpo, mmdpo, dno. On own "
+            "samples: "
             "rloo, grpo, ppo, p3o, p3o_joint, prime, superhf."
         ),
     ] = "dpo",

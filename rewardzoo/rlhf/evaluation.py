@@ -231,12 +231,27 @@ def length_controlled_win_rate(wins: ArrayLike, longer: ArrayLike) -> float:
     return float(1 / (1 + np.exp(-w[0])))
 
 
-def wilson(wins: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's interval of a win rate; ties count half a win."""
-    p = wins / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+def grouped_r2(proxy: ArrayLike, gold: ArrayLike, groups: int = 10) -> float:
+    """R^2 of the line through mean proxy and mean gold of groups of neighbours in the proxy's rank.
+
+    What a filter of samples is chosen by: noise within a group averages out, and what is left is
+    whether more reward means more gold.
+
+    Args:
+        proxy: (n,) rewards, n >= groups.
+        gold: (n,).
+        groups: of as equal size as can be, at least 3.
+
+    Paper: Shen, Zhang (2024), "Policy filtration in RLHF to fine-tune LLM for code generation".
+    """
+    r, g = finite("proxy", proxy), finite("gold", gold)
+    if r.ndim != 1 or r.shape != g.shape:
+        raise ValueError(f"gold: shape {g.shape}, proxy's is {r.shape}; expected (n,) both")
+    if not 3 <= groups <= len(r):
+        raise ValueError(f"groups={groups}: expected 3 to {len(r)}, the number of samples")
+    parts = np.array_split(np.argsort(r, kind="stable"), groups)
+    means = np.array([[r[part].mean(), g[part].mean()] for part in parts])
+    return float(np.corrcoef(means.T)[0, 1] ** 2)
 
 
 def fit_scaling_law(kl: ArrayLike, gold: ArrayLike, form: str = "rl") -> tuple[float, float, float]:

@@ -58,6 +58,23 @@ def dpo(s: Scores, beta: float = 0.1, label_smoothing: float = 0.0) -> Tensor:
     return -(1 - label_smoothing) * F.logsigmoid(z) - label_smoothing * F.logsigmoid(-z)
 
 
+def chi_po(s: Scores, beta: float = 0.1, chi2: float = 1.0) -> Tensor:
+    """DPO with ``phi(z) = chi2 * z + log z`` of z = pi / ref in the place of ``log z``.
+
+    What it makes of all data maximises ``E r - beta * (chi2 * chi^2(pi || ref) / 2 + KL(pi ||
+    ref))``. No response then becomes more likely than ``1 + (max r - min r) / (beta * chi2)`` times
+    what it is under the reference, where KL alone bounds it by an exponential of the reward.
+    ``chi2=0`` is DPO. Beyond a log-ratio of 10, z goes on linearly in it.
+
+    Paper: Huang et al. (2025), "Correcting the mythos of KL-regularization: direct alignment
+    without overoptimization via chi-squared preference optimization", algorithm 1.
+    """
+    ratio = torch.stack([s.chosen_ratio, s.rejected_ratio])
+    near = ratio.clamp(max=10.0)
+    z_w, z_l = near.exp() * (1 + ratio - near)
+    return -F.logsigmoid(positive("beta", beta) * (s.delta + chi2 * (z_w - z_l)))
+
+
 def ipo(s: Scores, tau: float = 0.1, length_normalised: bool = False) -> Tensor:
     """``(delta - 1 / (2 tau))**2``; TRL divides each log-ratio by its length, the paper does not.
 
@@ -165,5 +182,5 @@ def chi2_penalty(log_ratio: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
-    f.__name__: f for f in (dpo, ipo, slic, simpo, cpo, rpo, vpo, mmdpo, dno, sft)
+    f.__name__: f for f in (dpo, chi_po, ipo, slic, simpo, cpo, rpo, vpo, mmdpo, dno, sft)
 }

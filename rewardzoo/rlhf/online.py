@@ -46,7 +46,8 @@ class OnlineConfig:
         kl: coefficient of the KL from the reference.
         kl_loss: reward (k1, in the reward), or an estimate in the loss, summed over tokens: k2,
             which has the gradient of every step's KL(pi || ref), or k3, as in GRPO, which has
-            that of KL(ref || pi).
+            that of KL(ref || pi). Logs say which: ``rollout/kl_k1`` of every rollout, and
+            ``train/kl_k2`` or ``train/kl_k3`` of the penalty, all in nats a sequence.
         chi2: coefficient of the square root of the chi-squared penalty, in the loss.
         epochs: passes over a rollout; None takes the algorithm's own, 4 of ppo and 1 of others.
         clip: of probability ratios.
@@ -227,7 +228,7 @@ class OnlineTrainer(Trainer):
             rollout = Rollout(batch, old, ref, paid, outcome, total)
         metrics: dict[str, Any] = {
             "rollout/reward": scores.mean(),
-            "rollout/kl": log_ratio.sum(1).mean(),
+            "rollout/kl_k1": log_ratio.sum(1).mean(),
             "rollout/length": batch.lengths.float().mean(),
         }
         if c.accuracy is not None:
@@ -290,6 +291,7 @@ class OnlineTrainer(Trainer):
     def _update(self, logp: Tensor, rollout: Rollout, advantage: Tensor) -> dict[str, Any]:
         c, batch, mask = self.config, rollout.batch, rollout.batch.completion_mask
         loss = self.algorithm.loss(logp, rollout, advantage, c)
+        penalties = {}
         if self.critic is not None:
             assert rollout.value is not None
             # Undiscounted rewards to go; the penalty on KL is part of them.
@@ -297,11 +299,13 @@ class OnlineTrainer(Trainer):
             value = self.critic(batch)
             loss = loss + VALUE_WEIGHT * value_loss(value, rollout.value, to_go, mask, c.value_clip)
         if c.kl_loss != "reward":
-            each = kl_estimates((logp - rollout.ref) * mask)[c.kl_loss]
-            loss = loss + c.kl * each.sum(1).mean()
+            each = kl_estimates((logp - rollout.ref) * mask)[c.kl_loss].sum(1).mean()
+            loss = loss + c.kl * each
+            penalties[f"train/kl_{c.kl_loss}"] = each.detach()
         if c.chi2:
             chi = chi2_penalty((logp - rollout.ref).sum(1)).mean()
             loss = loss + c.chi2 * chi.clamp(min=1e-4).sqrt()
+            penalties["train/chi2"] = chi.detach()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self._trained, c.max_grad_norm)
@@ -313,6 +317,7 @@ class OnlineTrainer(Trainer):
             "train/loss": loss.detach(),
             "train/grad_norm": norm,
             "train/clip_fraction": moved.sum() / mask.sum(),
+            **penalties,
         }
 
 

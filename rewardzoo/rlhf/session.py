@@ -138,6 +138,6 @@ def _claim(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
 
 
 def _status(metrics: Metrics) -> str:
-    shown = ("train/loss", "train/accuracy", "rollout/reward", "rollout/kl")
+    shown = ("train/loss", "train/accuracy", "rollout/reward", "rollout/kl_k1")
     found = [f"{name.split('/')[1]} {metrics[name]:.3g}" for name in shown if name in metrics]
     return "  ".join([*found, f"{metrics['time/steps_per_second']:.1f} steps/s"])

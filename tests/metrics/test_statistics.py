@@ -19,6 +19,7 @@ from rewardzoo.metrics.statistics import (
     paired_difference,
     probability_of_improvement,
     stratified_bootstrap,
+    wilson,
 )
 
 SCORES = np.random.default_rng(3).normal(size=(7, 4))
@@ -286,3 +287,11 @@ def test_sign_flip_test_keeps_its_level() -> None:
 def test_bad_input_names_the_argument(call, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@given(st.integers(1, 200), st.data())
+def test_wilsons_interval_is_scipys(n: int, data: st.DataObject) -> None:
+    hits = data.draw(st.integers(0, n))
+    theirs = stats.binomtest(hits, n).proportion_ci(method="wilson")
+    assert wilson(hits, n) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+    assert wilson(0, 0) == (0.0, 1.0)

@@ -171,7 +171,7 @@ def test_the_kl_that_is_reported_is_in_nats_a_sequence():
     found = OnlineTrainer(policy, ref, reward, prompts, config).train(1)
     with torch.no_grad():
         log_ratio = sequence_logps(before, seen[0]) - sequence_logps(ref, seen[0])
-    assert found["rollout/kl"] == pytest.approx(float(log_ratio.mean()), rel=1e-4)
+    assert found["rollout/kl_k1"] == pytest.approx(float(log_ratio.mean()), rel=1e-4)
 
 
 # ------------------------------------------------------------------------------------- SuperHF

@@ -16,6 +16,7 @@ from rewardzoo.rlhf.evaluation import (
     by_subset,
     contrast_consistency,
     fit_scaling_law,
+    grouped_r2,
     kl_bon,
     length_controlled_win_rate,
     one_to_many,
@@ -24,7 +25,6 @@ from rewardzoo.rlhf.evaluation import (
     pass_at_k,
     reward_bench,
     scaling_law_intervals,
-    wilson,
 )
 
 
@@ -195,8 +195,6 @@ def test_auroc_and_accuracy_count_ties_half():
     assert auroc([1, 2, 3, 4], [0, 0, 1, 1]) == 1.0
     assert auroc([1, 1], [0, 1]) == 0.5
     assert accuracy([1.0, 0.0, -1.0, 2.0]) == 0.625
-    low, high = wilson(8, 10)
-    assert (low, high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
 
 
 @pytest.mark.parametrize("form", ["rl", "bon"])
@@ -207,6 +205,26 @@ def test_the_scaling_law_is_recovered(form):
     assert (alpha, beta, r2) == pytest.approx((1.2, 0.4, 1.0))
     other = fit_scaling_law(d**2, gold, "bon" if form == "rl" else "rl")
     assert other[2] < r2
+
+
+def test_r2_of_groups_is_of_their_means_in_the_proxys_order():
+    """With one group a sample it is that of samples; noise within groups averages out."""
+    rng = np.random.default_rng(0)
+    r = rng.permutation(np.arange(1_000.0))
+    gold = r / 288.7 + rng.normal(0, 1, 1_000)
+    assert grouped_r2(r, 3.0 - 2.0 * r) == pytest.approx(1.0)
+    assert grouped_r2(r, gold, 1_000) == pytest.approx(np.corrcoef(r, gold)[0, 1] ** 2)
+    assert grouped_r2(r, gold, 1_000) < 0.6 < 0.95 < grouped_r2(r, gold)
+    order = np.argsort(r)
+    means = [[x[order[i : i + 100]].mean() for i in range(0, 1_000, 100)] for x in (r, gold)]
+    assert grouped_r2(r, gold) == pytest.approx(np.corrcoef(means)[0, 1] ** 2)
+    for match, call in (
+        ("groups=2: expected 3 to 1000", lambda: grouped_r2(r, gold, 2)),
+        ("groups=1001", lambda: grouped_r2(r, gold, 1_001)),
+        ("gold: shape", lambda: grouped_r2(r, gold[1:])),
+    ):
+        with pytest.raises(ValueError, match=match):
+            call()
 
 
 def test_intervals_of_the_scaling_law_are_over_runs():

@@ -302,7 +302,7 @@ def test_a_rollout_is_read_without_dropout():
         lambda n, generator: torch.full((n, 3), 4),
         OnlineConfig(prompts=4, new_tokens=6),
     )
-    assert trainer.train(1)["rollout/kl"] == pytest.approx(0, abs=1e-6)
+    assert trainer.train(1)["rollout/kl_k1"] == pytest.approx(0, abs=1e-6)
 
 
 # ---- in parts --------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from scipy.special import lambertw
 
 from rewardzoo.metrics.starc import starc_distance
 from rewardzoo.rlhf import losses, reward_losses
@@ -48,6 +50,39 @@ def test_population_ipo_tilts_the_reference_by_the_rate_of_winning():
 
     rate = p @ ref.exp()
     assert slope(loss, ref + rate / tau) < 1e-12 < 1e-4 < slope(loss, ref + 2 * rate / tau)
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_population_chi_po_finds_the_optimum_under_chi2_and_kl_which_bounds_the_policy(weight):
+    """``beta phi(pi / ref) = r - nu``, solved by bisection and by Lambert's function."""
+    ref, beta = logps(table(0)), 0.2
+    r = 2.0 * torch.randn(40, generator=generator(1), dtype=torch.float64)
+    i, j = all_pairs(40)
+    wins = ref.exp()[i] * ref.exp()[j] * (r[i] - r[j]).sigmoid()
+
+    def ratio(nu):
+        u = ((r - nu) / beta).numpy()
+        return torch.from_numpy(lambertw(weight * np.exp(u)).real / weight)
+
+    low, high = float(r.min()) - 50.0, float(r.max()) + 50.0
+    for _ in range(200):
+        nu = (low + high) / 2
+        low, high = (nu, high) if ref.exp() @ ratio(nu) > 1 else (low, nu)
+    best = ref + ratio(nu).log()
+
+    def loss(lp):
+        return (wins * losses.chi_po(pair_scores(lp, ref, i, j), beta, weight)).sum()
+
+    def value(lp):
+        chi2 = (2 * lp - ref).exp().sum() - 1
+        return lp.exp() @ (r - beta * (lp - ref)) - beta * weight * chi2 / 2
+
+    assert slope(loss, best) < 1e-10 < 1e-4 < slope(loss, ref + r / beta)
+    assert slope(value, best) < 1e-10 < 1e-4 < slope(value, ref)
+    bound = 1 + float(r.max() - r.min()) / (beta * weight)
+    tilted = (ref + r / beta).log_softmax(0)  # DPO's
+    most, most_of_dpo = (float((lp - ref).exp().max()) for lp in (best, tilted))
+    assert most <= bound and most < 0.5 * most_of_dpo
 
 
 def test_infinite_data_make_dno_a_step_of_soft_policy_iteration():

@@ -381,7 +381,7 @@ def test_a_reward_that_is_no_number_is_named_by_its_row(lab):
 
 def test_kl_holds_the_policy_back(lab):
     kl = [
-        online(lab, count_token, kl=x, learning_rate=3e-3, prompts=16).train(20)["rollout/kl"]
+        online(lab, count_token, kl=x, learning_rate=3e-3, prompts=16).train(20)["rollout/kl_k1"]
         for x in (0.0, 1.0)
     ]
     assert kl[1] < 0.5 * kl[0]

@@ -121,7 +121,7 @@ def test_simpo_ignores_the_reference_and_repeated_tokens():
     torch.testing.assert_close(losses.simpo(same, 2.0, 0.0), losses.cpo(same, 0.5))
 
 
-ON_SUMS = ("dpo", "ipo", "slic", "cpo", "rpo", "vpo", "mmdpo", "dno")
+ON_SUMS = ("dpo", "chi_po", "ipo", "slic", "cpo", "rpo", "vpo", "mmdpo", "dno")
 WITHOUT_REFERENCE = ("simpo", "cpo", "sft")
 
 
@@ -190,6 +190,20 @@ def test_population_dpo_recovers_the_optimal_policy():
     optimal = torch.softmax(ref + reward / beta, 0)
     assert len(SEQUENCES) == 40
     assert 0.5 * (logps(logits).exp() - optimal).abs().sum() < 1e-7
+
+
+def test_chi_po_is_dpo_without_its_term_and_linear_far_out():
+    s = scores(64)
+    assert torch.equal(losses.chi_po(s, 0.3, chi2=0.0), losses.dpo(s, 0.3))
+    z = s.chosen_ratio.exp() - s.rejected_ratio.exp()
+    torch.testing.assert_close(
+        losses.chi_po(s, 0.3, chi2=0.5), -torch.nn.functional.logsigmoid(0.3 * (s.delta + 0.5 * z))
+    )
+    one, zero = torch.ones(3), torch.zeros(3)
+    far = Scores(torch.tensor([50.0, 60.0, 70.0]), 100 * one, zero, zero, one, one, zero)
+    a = losses.chi_po(far)
+    assert a.isfinite().all()
+    torch.testing.assert_close(a[0] - a[1], a[1] - a[2])
 
 
 def test_chi2_penalty_has_the_mean_of_chi2_and_grows_linearly_far_out():

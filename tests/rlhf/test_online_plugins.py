@@ -208,24 +208,31 @@ def test_what_filtration_keeps_has_the_advantages_over_all_completions(keep):
 def test_a_penalty_in_the_loss_is_its_estimate_a_sequence_and_no_part_of_the_reward(name):
     constant = lambda batch: torch.ones(len(batch.ids))  # noqa: E731
     trainer, seen = recorded_online(model(1), constant, kl=0.3, kl_loss=name)
-    found = trainer.train(1)["train/loss"]
+    metrics = trainer.train(1)
+    found = metrics["train/loss"]
     rollout = seen[0][0]
     assert torch.equal(rollout.total, rollout.outcome)
     ratio = (rollout.logp - rollout.ref).masked_fill(~rollout.batch.completion_mask, 0.0)
     each = ratio**2 / 2 if name == "k2" else torch.exp(-ratio) - 1 + ratio
     assert found == pytest.approx(0.3 * float(each.sum(1).mean()), rel=1e-4)
+    # The log says which of the three it was.
+    assert metrics[f"train/kl_{name}"] == pytest.approx(float(each.sum(1).mean()), rel=1e-4)
+    assert metrics["rollout/kl_k1"] == pytest.approx(float(ratio.sum(1).mean()), rel=1e-4)
+    assert {x for x in metrics if "kl" in x} == {f"train/kl_{name}", "rollout/kl_k1"}
     assert not same(trainer.policy, model())
 
 
 def test_the_penalty_on_chi2_is_the_root_of_its_mean_over_sequences():
     constant = lambda batch: torch.ones(len(batch.ids))  # noqa: E731
     trainer, seen = recorded_online(model(1), constant, chi2=0.5)
-    found = trainer.train(1)["train/loss"]
+    metrics = trainer.train(1)
+    found = metrics["train/loss"]
     rollout = seen[0][0]
     mask = rollout.batch.completion_mask
     ratio = (rollout.logp - rollout.ref).masked_fill(~mask, 0.0).sum(1)
     mean = (torch.exp(ratio) + torch.exp(-ratio) - 2).mean()
     assert found == pytest.approx(0.5 * float(mean.sqrt()), rel=1e-3)
+    assert metrics["train/chi2"] == pytest.approx(float(mean), rel=1e-3)
     # Where policy and reference are the same the root has no slope that could not be followed.
     alone, _ = recorded_online(model(), constant, chi2=0.5)
     assert alone.train(1)["train/loss"] == pytest.approx(0.5 * 1e-2, rel=1e-3)
