@@ -168,6 +168,33 @@ def test_the_best_policy_under_the_chi2_penalty_is_the_reference_times_a_line_in
     assert slope(loss, best) < 1e-12 < 1e-3 < slope(loss, ref + r / (2 * lam))
 
 
+def test_under_a_small_chi2_penalty_the_worst_responses_are_left_out():
+    """``pi = ref max(0, 1 + (r - nu) / (2 lam))``, nu by bisection: Kuhn and Tucker's conditions."""
+    ref, lam = logps(table(1)).exp(), 0.15
+    r = torch.randn(40, generator=generator(7), dtype=torch.float64)
+
+    def policy(nu):
+        return ref * (1 + (r - nu) / (2 * lam)).clamp(min=0)
+
+    low, high = float(r.min()) - 1.0, float(r.max()) + 1.0
+    for _ in range(100):
+        nu = (low + high) / 2
+        low, high = (nu, high) if policy(nu).sum() > 1 else (low, nu)
+    pi = policy(nu)
+    left_out = pi == 0
+    assert 5 < left_out.sum() < 35 and pi.sum() == pytest.approx(1.0)
+    slopes = r - 2 * lam * (pi / ref)  # of J, in the probability of a response
+    best = slopes[~left_out].mean()
+    assert (slopes[~left_out] - best).abs().max() < 1e-10 and (slopes[left_out] < best).all()
+
+    def value(p):
+        return p @ r - lam * ((p**2 / ref).sum(-1) - 1)
+
+    other = pi * (0.3 * torch.randn(1_000, 40, generator=generator(8), dtype=torch.float64)).exp()
+    mixed = 0.99 * other / other.sum(1, keepdim=True) + 0.01 * ref
+    assert (value(mixed) < value(pi)).all()
+
+
 def test_gold_gained_is_bounded_by_proxy_gained_and_chi2():
     g = generator(6)
     for _ in range(1_000):
