@@ -8,6 +8,10 @@ the reward of a step, as the occupancy's penalties are, not added to a loss of s
 advantages. Each regulariser is judged at its best of seven coefficients, chosen for each seed on
 the other seeds; the theory's coefficient is judged besides.
 
+That choice turned out to be a bet: with small coefficients of sqrt(chi2) four runs of five end near
+the optimum and one hacks, which the other four do not tell. So, after the first look, what is best
+in the mean over the same seeds was compared too; a coefficient that fails in one of five is not.
+
 Not every PPO hacks here: with the usual clip, value loss and advantages four of four runs on tuning
 seeds 0 and 1, from random weights and from the base policy, find the objective's optimum and never
 see that the bucket is worth more.
@@ -26,6 +30,7 @@ from .common.proxies import (
     KL,
     Regulariser,
     arms,
+    best_of_all,
     compared,
     every,
     picture,
@@ -106,6 +111,24 @@ EXPERIMENT = Experiment(
                 every(SQRT_CHI2_STATES, REGULARISERS),
                 every(ACTION_KL, REGULARISERS),
             ),
+        ),
+        *(
+            Claim(
+                f"In the mean {short} beats {words}",
+                compared(
+                    f"At each one's best coefficient in the mean over these seeds {long} ends "
+                    f"above {words}.",
+                    every(name, REGULARISERS),
+                    every(rival, REGULARISERS) if rival else None,
+                    best_of_all,
+                ),
+            )
+            for name, short, long in (
+                (SQRT_CHI2, "sqrt(chi2)", "sqrt(chi2) of occupancies"),
+                (SQRT_CHI2_STATES, "sqrt(chi2) of states", "sqrt(chi2) of state occupancies"),
+                (KL, "occupancy KL", "KL of occupancies"),
+            )
+            for rival, words in ((None, "the base policy"), (ACTION_KL, "action KL"))
         ),
     ],
     seeds=tuple(range(100, 110)),

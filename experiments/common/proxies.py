@@ -43,6 +43,7 @@ REGULARISERS = {
     ACTION_KL: Regulariser("action_kl"),
 }
 Regularisers = Mapping[str, Regulariser]
+Best = Callable[[Results, Sequence[str]], tuple[np.ndarray, list[str]]]
 THEORY = 1.0
 GAMMA = 0.99
 COLUMNS = {
@@ -144,15 +145,23 @@ def best_of_others(results: Results, labels: Sequence[str]) -> tuple[np.ndarray,
     return found[chosen, np.arange(found.shape[1])], [labels[i] for i in chosen]
 
 
-def compared(claim: str, one: Sequence[str], other: Sequence[str] | None) -> Any:
+def best_of_all(results: Results, labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Objectives (seeds,) of the arm that is best in the mean over the same seeds, and which."""
+    best = max(labels, key=lambda label: results[label].final["objective"].mean())
+    return results[best].final["objective"], [best]
+
+
+def compared(
+    claim: str, one: Sequence[str], other: Sequence[str] | None, best: Best = best_of_others
+) -> Any:
     """A check that one set of arms, at its best, ends above another's, or above the base."""
 
     def check(results: Results) -> Verdict:
-        ours, chosen = best_of_others(results, one)
+        ours, chosen = best(results, one)
         if other is None:
             theirs, against = results[one[0]].final["base"], "the base"
         else:
-            theirs, rival = best_of_others(results, other)
+            theirs, rival = best(results, other)
             against = ", ".join(sorted(set(rival)))
         return above(
             claim,

@@ -104,6 +104,28 @@ def test_the_coefficient_of_a_seed_is_chosen_on_the_others() -> None:
     assert chosen == [labels[0], *[labels[1]] * 4]
 
 
+@pytest.mark.parametrize(
+    ("short", "name"),
+    [("sqrt(chi2)", SQRT_CHI2), ("sqrt(chi2) of states", tomato.SQRT_CHI2_STATES),
+     ("occupancy KL", KL)],
+)  # fmt: skip
+def test_in_the_mean_the_best_is_the_same_for_every_seed(short: str, name: str) -> None:
+    task = TASKS[2]
+    first, second, *others = task.regularisers[name].factors
+    rivals = [arm(ACTION_KL, f) for f in task.regularisers[ACTION_KL].factors]
+    base, action = (f"In the mean {short} beats {x}" for x in ("the base policy", "action KL"))
+    low = {arm(name, f): -20.0 for f in others} | {arm(name, first): -30.0}
+    assert task.verdict(base, {**low, arm(name, second): 5.0}) == "holds"
+    assert task.verdict(base, {**low, arm(name, second): -10.0}) == "fails"
+    assert task.verdict(action, {**low, arm(name, second): 5.0}) == "holds"
+    assert task.verdict(action, {**low, arm(name, second): 5.0, rivals[3]: 9.0}) == "fails"
+    made = task.results({})
+    made[arm(name, first)].final["objective"] = np.array([9.0, 9.0, 9.0, 9.0, -99.0])
+    made[arm(name, second)].final["objective"] = np.array([1.0, 1.0, 1.0, 1.0, 1.0])
+    found, chosen = proxies.best_of_all(made, [arm(name, f) for f in (first, second)])
+    assert chosen == [arm(name, second)] and found.tolist() == [1.0] * 5
+
+
 @every_task
 def test_the_picture_can_be_drawn(task: Task) -> None:
     canvas = Canvas()
