@@ -451,7 +451,9 @@ class _RewardSuite:
         return self.fresh(1)
 
     def agree(self, got: Tensor, want: Tensor, message: str) -> None:
-        # 1e-4: what the order of a float32 sum over a batch may change.
-        if not torch.allclose(got, want, rtol=1e-4, atol=1e-5):
+        # 3e-4 of the largest: what the order of float32 sums in a network may change (it is another
+        # one for one row than for many), where the reward is a small difference of its outputs.
+        largest = float(want.abs().max()) if want.numel() else 0.0
+        if not torch.allclose(got, want, rtol=0.0, atol=1e-5 + 3e-4 * largest):
             off = float((got - want).abs().max())
             raise AssertionError(self.fail(f"{message} (greatest difference {off:.3g})"))
