@@ -21,9 +21,9 @@ from PIL import Image
 from players import Film
 from stored import stored
 
+from rewardzoo.files import write_atomic
 from rewardzoo.frames import pictures
 from rewardzoo.registration import documented_class, env_ids, functional_ids
-from rewardzoo.files import write_atomic
 from rewardzoo.video import episode
 
 LIMIT = 300_000  # bytes of a film

@@ -30,6 +30,7 @@ import zoo
 
 import rewardzoo
 from rewardzoo.experiment import Experiment
+from rewardzoo.files import write_atomic
 from rewardzoo.registration import (
     AGENTS,
     EXPERIMENTS,
@@ -37,7 +38,6 @@ from rewardzoo.registration import (
     description_of,
     documented_class,
 )
-from rewardzoo.files import write_atomic
 
 HERE = Path(__file__).parent
 OUT = HERE / "generated"

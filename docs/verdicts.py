@@ -39,6 +39,9 @@ RESULTS = """# Results
 
 Every claim of every experiment, as `rewardzoo run NAME` found it at the budget `quick`, the
 negative ones too. ✓ holds, ✗ fails, ? is open: the interval lies on both sides.
+
+`rewardzoo run --all` runs all {count} and prints a scoreboard. These runs, many of them on a busy
+machine, took {hours:.0f} hours of one core together.
 """
 GLYPHS = dict(zip(OUTCOMES, ("✓", "✗", "?"), strict=True))
 
@@ -107,8 +110,10 @@ def chapter(results: Results, verdicts: list[Verdict]) -> str:
 
 def results_page() -> str:
     """``RESULTS.md``: a chapter an experiment, a line a claim."""
-    lines = [RESULTS]
-    for name, (results, verdicts) in found().items():
+    stored = found()
+    seconds = sum(float(r.provenance["computing time"].split()[0]) for r, _ in stored.values())
+    lines = [RESULTS.format(count=len(stored), hours=seconds / 3600)]
+    for name, (results, verdicts) in stored.items():
         ran = results.provenance
         lines += [
             f"## {name}\n",

@@ -14,8 +14,8 @@ import players
 from players import Act, Film
 from stored import stored
 
-from rewardzoo.registration import REWARDS
 from rewardzoo.files import write_atomic
+from rewardzoo.registration import REWARDS
 from rewardzoo.zoo import load, names, read_policy, recipe
 from rewardzoo.zoo.manifest import TRAINED
 from rewardzoo.zoo.policies import CARD
