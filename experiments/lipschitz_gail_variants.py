@@ -11,11 +11,15 @@ Three arms ask what the reward's sign does. A fall ends an episode, so a reward 
 negative pays for not falling, whatever else it says, and one that is never positive for falling at
 once; absorbing states, which are paid too, should remove that. And one arm has no adversary: random
 expert distillation (Wang et al. 2019), a reward that is fixed before learning.
+
+What is said to do better does so by more than .1 of the expert's return. (Until all variants had
+been run any difference counted, and one of .0003 held.)
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import fields
 from typing import Any
 
@@ -65,7 +69,8 @@ def distil(trial: Any, compile: bool = True) -> dict[str, float]:
     def pays(envs: Any) -> RandomExpertDistillation:
         return RandomExpertDistillation(demos, seed=trial.seed)
 
-    return learn(trial, TASK, demos, pays, TD3, compile, **learner)
+    found = learn(trial, TASK, demos, pays, TD3, compile, **learner)
+    return {name: x for name, x in found.items() if not math.isnan(x)}  # no discriminator's numbers
 
 
 def _difference(results: Results, one: str, other: str) -> Any:
@@ -93,18 +98,19 @@ def same(arm: str) -> Any:
 
 
 def better(sentence: str, one: str, other: str) -> Any:
-    """A check that an arm does better than another."""
+    """A check that an arm does better than another, by more than what counts as the same."""
 
     def check(results: Results) -> Verdict:
         difference = _difference(results, one, other)
-        return above(sentence, difference, _detail(results, one, other))
+        detail = f"{_detail(results, one, other)}; holds above {EQUIVALENT}"
+        return above(sentence, difference, detail, EQUIVALENT)
 
     return check
 
 
 def worse(arm: str) -> Any:
     """A check that an arm does less well than the method."""
-    sentence = f"With k = 1, one-sided, between agent and expert, imitation ends above {arm}."
+    sentence = f"With k = 1, one-sided, between agent and expert, imitation ends well above {arm}."
     return better(sentence, METHOD, arm)
 
 
@@ -113,8 +119,9 @@ def draw(figure: Any, results: Results) -> None:
     ax = figure.subplots()
     for i, arm in enumerate((*ARMS, DISTILLED)):
         curves = results[arm].curves
-        middle = np.nanmedian(curves["objective"], 0)
-        ax.plot(curves["step"][0], middle, color=colour(i), label=arm)
+        seen = np.isfinite(curves["objective"]).any(0)  # an episode of any seed had ended
+        middle = np.nanmedian(curves["objective"][:, seen], 0)
+        ax.plot(curves["step"][0][seen], middle, color=colour(i), label=arm)
     ax.set_xlabel("environment steps")
     ax.set_ylabel("return of an episode, with exploration")
     ax.legend(fontsize=7)
@@ -143,8 +150,8 @@ EXPERIMENT = Experiment(
         Claim(
             "A reward that is never positive pays for falling",
             better(
-                "Paid a reward that is never positive, imitation ends below that which is paid one "
-                "that is never negative.",
+                "Paid a reward that is never positive, imitation ends well below what it reaches "
+                "with one that is never negative.",
                 METHOD,
                 DEADLY,
             ),
@@ -152,8 +159,8 @@ EXPERIMENT = Experiment(
         Claim(
             "Absorbing states remove it",
             better(
-                "Paid a reward that is never positive, imitation ends higher with absorbing states "
-                "than without.",
+                "Paid a reward that is never positive, imitation ends well higher with absorbing "
+                "states than without.",
                 ABSORBED,
                 DEADLY,
             ),
