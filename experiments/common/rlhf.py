@@ -279,7 +279,7 @@ def draw_kl(labels: tuple[str, ...], figure: Any, results: Results) -> None:
 
 
 def draw_fit(axes: Any, kl: np.ndarray, gold: np.ndarray, **style: Any) -> None:
-    """Gao et al.'s ``d (alpha - beta log d)``, fitted to all runs, and its legend.
+    """Gao et al.'s ``d (alpha - beta log d)``, fitted to the mean over runs, and its legend.
 
     Args:
         axes: of Matplotlib.
@@ -287,12 +287,13 @@ def draw_fit(axes: Any, kl: np.ndarray, gold: np.ndarray, **style: Any) -> None:
         gold: (runs, points).
         **style: of the line.
     """
-    alpha, beta, r2 = fit_scaling_law(kl.ravel(), gold.ravel())
+    mean = kl.mean(0)
+    alpha, beta, r2 = fit_scaling_law(mean, gold.mean(0))
     around = scaling_law_intervals(kl, gold, reps=200)
     numbers = ", ".join(
         f"{name} {value:.2f} [{around[name][0]:.2f}, {around[name][1]:.2f}]"
         for name, value in (("alpha", alpha), ("beta", beta))
     )
-    positive = kl[kl > 1e-6]
+    positive = mean[mean > 1e-6]
     d = np.sqrt(np.linspace(positive.min(), positive.max(), 100))
     axes.plot(d, d * (alpha - beta * np.log(d)), label=f"{numbers}, R2 {r2:.2f}", **style)

@@ -287,7 +287,7 @@ def scaling_law_intervals(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of ``alpha`` and ``beta`` of one fit to all runs, resampling whole runs.
+    """Percentile intervals of ``alpha`` and ``beta`` of the fit to the runs' mean, resampling runs.
 
     Args:
         kl: (runs, points), as for ``fit_scaling_law``.
@@ -303,7 +303,7 @@ def scaling_law_intervals(
     if k.ndim != 2 or k.shape != g.shape:
         raise ValueError(f"gold: shape {g.shape}, kl's is {k.shape}; expected (runs, points) both")
     drawn = np.random.default_rng(seed).integers(len(k), size=(reps, len(k)))
-    fits = np.array([fit_scaling_law(k[i].ravel(), g[i].ravel(), form)[:2] for i in drawn])
+    fits = np.array([fit_scaling_law(k[i].mean(0), g[i].mean(0), form)[:2] for i in drawn])
     tail = (1 - confidence) / 2
     low, high = np.quantile(fits, [tail, 1 - tail], axis=0).tolist()
     return {"alpha": (low[0], high[0]), "beta": (low[1], high[1])}

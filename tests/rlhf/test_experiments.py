@@ -572,12 +572,12 @@ def along(alpha, beta, points):
 
 
 def test_the_fit_is_drawn_with_intervals_over_runs():
-    """The laws of two runs: the fit lies between, and resampled runs reach either."""
+    """The laws of two runs: their mean's lies between, and resampled runs reach either."""
     kl, gold = (np.stack(x) for x in zip(along(1.0, 0.5, 9), along(2.0, 0.3, 9), strict=True))
     axes = Canvas().subplots()
     draw_fit(axes, kl, gold, ls="--")
     (line,) = axes.lines
-    assert line.get_label().startswith("alpha 1.50 [1.00, 2.00], beta 0.40 [0.30, 0.50], R2 ")
+    assert line.get_label().startswith("alpha 1.50 [1.00, 2.00], beta 0.40 [0.30, 0.50], R2 1.00")
     d, fitted = line.get_data()
     np.testing.assert_allclose(fitted, d * (1.5 - 0.4 * np.log(d)))
     assert (d.min(), d.max()) == (0.5, 3.0)
