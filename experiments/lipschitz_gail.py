@@ -148,7 +148,7 @@ def learn(
         pays: the reward function, of the environments.
         learner: TD3, or what is made of it.
         compile: its gradient steps.
-        **settings: of the learner, besides those that all arms share.
+        **settings: of the learner, where it is not the same for all arms.
 
     Returns:
         ``objective``, the share of the expert's return; what ``_LOGGED`` names over the last
@@ -159,7 +159,7 @@ def learn(
     every = max(1, steps // _POINTS)
     envs = make_envs(env, pays, num_envs, trial.device, num_workers=0)
     checkpoint, log = trial.folder / "checkpoint.pt", trial.folder / "points.json"
-    settings = {**_LEARNER, **_LEARNERS.get(task, {}), **settings}
+    settings = {**settings, **_LEARNER, **_LEARNERS.get(task, {})}
     agent = resume(
         checkpoint,
         lambda path: learner.load(path, env=envs, compile=compile),
