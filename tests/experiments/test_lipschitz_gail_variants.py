@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from types import SimpleNamespace
+
 import matplotlib.figure
 import numpy as np
 import pytest
 
+from rewardzoo.agents.gail import GAILHyperparameters
+from rewardzoo.agents.td3 import TD3Hyperparameters
+from rewardzoo.experiments import lipschitz_gail, lipschitz_gail_variants
 from rewardzoo.experiments.lipschitz_gail_variants import (
     ABSORBED,
     ARMS,
@@ -72,3 +78,28 @@ def test_every_arm_is_one_that_the_reward_function_takes():
     for changed in ARMS.values():
         options = {k: v for k, v in changed.items() if k != "precondition"}
         AdversarialReward(None, **options)
+
+
+class Made(Exception):
+    """A learner was about to be made with these settings."""
+
+
+def test_distillation_differs_from_the_other_arms_in_the_reward_alone(monkeypatch, tmp_path):
+    def learner(envs, seed, compile, **settings):
+        raise Made(settings)
+
+    monkeypatch.setattr(lipschitz_gail, "make_envs", lambda *args, **kwargs: None)
+    monkeypatch.setattr(lipschitz_gail, "GAIL", learner)
+    monkeypatch.setattr(lipschitz_gail_variants, "TD3", learner)
+    budget = EXPERIMENT.budgets["quick"]
+    trial = SimpleNamespace(seed=0, budget=budget, device="cpu", folder=tmp_path)
+    made = {measure.label: measure for measure in EXPERIMENT.grid}
+    settings = {}
+    for label in (METHOD, DISTILLED):
+        with pytest.raises(Made) as found:
+            made[label].run(trial)
+        (settings[label],) = found.value.args
+    method = GAILHyperparameters(**settings[METHOD])
+    distilled = TD3Hyperparameters(**settings[DISTILLED])
+    for field in fields(TD3Hyperparameters):
+        assert getattr(distilled, field.name) == getattr(method, field.name), field.name
