@@ -91,6 +91,10 @@ class Garden:
             self._table = torch.tensor(self.base, dtype=torch.float32)
         return self._table[self.model.index(obs)]
 
+    def unit(self, divergence: str | None) -> float:
+        """Of a divergence's coefficient: the theory's, or the proxy's deviation under the base."""
+        return self.theory if divergence == "sqrt_chi2" else float(self.problem.sigma)
+
     def worth(self, occupancy: np.ndarray) -> float:
         """True return a step."""
         return float((occupancy * self.true).sum())
@@ -133,13 +137,12 @@ def learn(
     """PPO on a reward, from the base policy, watched by the hacking monitor."""
     garden = Garden(LEVEL, EPS, trial.seed)
     name = SQRT_CHI2 if divergence == "sqrt_chi2" else ACTION_KL
-    unit = garden.theory if divergence == "sqrt_chi2" else float(garden.problem.sigma)
     found = train(
         trial,
         lambda: make_envs(ENV, reward, trial.budget.num_envs, trial.device, map=LEVEL),
         garden.probabilities,
         divergence,
-        unit * (TUNED[name] if factor is None else factor),
+        garden.unit(divergence) * (TUNED[name] if factor is None else factor),
         STEPS,
         base_steps=200,
         num_steps=50,

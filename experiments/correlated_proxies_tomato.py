@@ -59,13 +59,12 @@ def learn(
     garden = Garden(LEVEL, EPS, trial.seed)
     kind = REGULARISERS[regulariser] if regulariser else None
     divergence = kind.divergence if kind else None
-    unit = garden.theory if divergence == "sqrt_chi2" else float(garden.problem.sigma)
     found = train(
         trial,
         lambda: make_envs(ENV, reward, trial.budget.num_envs, trial.device, map=LEVEL),
         garden.probabilities,
         divergence,
-        unit * factor,
+        factor * garden.unit(divergence),
         STEPS,
         base_steps=2 * STEPS,
         every=trial.budget.total_timesteps,
