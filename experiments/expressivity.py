@@ -43,7 +43,8 @@ from rewardzoo.rewards.reward_machine import RewardMachine
 from rewardzoo.verdicts import above, below
 
 from .common.expressivity_certificates import Evidence
-from .common.expressivity_tasks import INCLUSIONS, MEMBERS, TASKS, diagram
+from .common.expressivity_diagram import INCLUSIONS, MEMBERS, diagram
+from .common.expressivity_tasks import TASKS
 
 ENV = "rewardzoo/GridWorld-v0"
 DIAGRAM, BLIND, SEEING, SHAPED, PRICED, FREE = (

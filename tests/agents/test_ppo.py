@@ -1,129 +1,34 @@
-"""PPO: equal to Stable-Baselines3 on one batch, right with memory and masks, resumable, device-pure."""
+"""PPO: equal to Stable-Baselines3 on one batch, right with memory and masks, resumable."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 import rewardzoo
-from rewardzoo.agents.common.adam import adam
 from rewardzoo.agents.common.advantages import gae
 from rewardzoo.agents.ppo import PPO
 from rewardzoo.agents.tabular import expected_return, mdp_of
 from rewardzoo.checkpoint import CheckpointError
-from rewardzoo.functional import FuncEnv
 from rewardzoo.functional_vector import FunctionalVectorEnv
 from rewardzoo.metrics.statistics import iqm
-from rewardzoo.random import Rng
 from rewardzoo.rewards.base import RewardFunction
 from rewardzoo.transition import Transition
+
+from .cues import Contextual, Recall
 
 CARTPOLE = "rewardzoo/CartPole-v0"
 
 
 def cartpole(num_envs: int = 8, **kwargs: Any) -> Any:
     return gymnasium.make_vec(CARTPOLE, num_envs=num_envs, **kwargs)
-
-
-class RecallState(NamedTuple):
-    cue: Tensor
-    time: Tensor
-
-
-class Recall(FuncEnv):
-    """Shows one of two cues at the start, nothing for three steps, then asks which it was.
-
-    No policy without memory does better than chance: all observations but the first are equal.
-    """
-
-    delay = 3
-
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        super().__init__(device)
-        self.observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self.action_space = spaces.Discrete(2)
-
-    def initial(self, rng: Rng, params: Any = None) -> RecallState:
-        cue = rng.integers(0, 2)
-        return RecallState(cue, torch.zeros_like(cue))
-
-    def transition(self, state: RecallState, action: Tensor, rng: Rng, params: Any = None) -> Any:
-        return RecallState(state.cue, state.time + 1)
-
-    def observation(self, state: RecallState, rng: Rng, params: Any = None) -> Tensor:
-        shown = torch.where(state.time == 0, state.cue * 2 - 1, 0)
-        asked = state.time == self.delay
-        return torch.stack([shown, asked], 1).to(torch.float32)
-
-    def reward(
-        self, state: RecallState, action: Tensor, next_state: Any, rng: Rng, params: Any = None
-    ) -> Tensor:
-        return ((state.time == self.delay) & (action == state.cue)).to(torch.float32)
-
-    def terminal(self, state: RecallState, rng: Rng, params: Any = None) -> Tensor:
-        return state.time > self.delay
-
-
-class Contextual(Recall):
-    """One step: match a cue, in any of PPO's action and observation spaces."""
-
-    delay = 0
-
-    def __init__(self, kind: str, device: torch.device | str = "cpu") -> None:
-        super().__init__(device)
-        self.kind = kind
-        if kind == "multi_discrete":
-            self.action_space = spaces.MultiDiscrete([2, 3])
-        if kind == "continuous":
-            self.action_space = spaces.Box(-2.0, 2.0, (1,), np.float32)
-        if kind == "start":
-            self.action_space = spaces.Discrete(2, start=5)
-        if kind == "mask":
-            self.action_space = spaces.Discrete(4)
-            self.observation_space = spaces.Dict(
-                observation=spaces.Box(-1.0, 1.0, (2,), np.float32),
-                action_mask=spaces.MultiBinary(4),
-            )
-        if kind == "index":
-            self.observation_space = spaces.Discrete(2)
-        if kind == "dict":
-            self.observation_space = spaces.Dict(
-                a=spaces.Discrete(2), b=spaces.Box(-1.0, 1.0, (2, 2), np.float32)
-            )
-        if kind == "image":
-            self.observation_space = spaces.Box(0, 255, (36, 36, 1), np.uint8)
-
-    def observation(self, state: RecallState, rng: Rng, params: Any = None) -> Any:
-        obs = super().observation(state, rng)
-        if self.kind == "mask":
-            allowed = torch.tensor([True, True, False, False], device=obs.device)
-            return {"observation": obs, "action_mask": allowed.expand(len(obs), 4)}
-        if self.kind == "index":
-            return state.cue
-        if self.kind == "dict":
-            return {"a": state.cue, "b": torch.zeros(len(obs), 2, 2, device=obs.device)}
-        if self.kind == "image":
-            return (state.cue * 255).to(torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 36, 36, 1)
-        return obs
-
-    def reward(
-        self, state: RecallState, action: Tensor, next_state: Any, rng: Rng, params: Any = None
-    ) -> Tensor:
-        if self.kind == "multi_discrete":
-            return ((action[:, 0] == state.cue) & (action[:, 1] == 2)).to(torch.float32)
-        if self.kind == "continuous":
-            return 1.0 - (action[:, 0] - (state.cue * 2 - 1)).abs().clamp(max=1.0)
-        if self.kind == "start":
-            return (action - 5 == state.cue).to(torch.float32)
-        return (action == state.cue).to(torch.float32)
 
 
 # ---- estimators and losses -------------------------------------------------------------------
@@ -393,68 +298,6 @@ def test_learns_to_treat_sepsis() -> None:
     assert iqm(best) >= 0.86
 
 
-# ---- compiled --------------------------------------------------------------------------------
-
-
-def test_adam_is_torchs() -> None:
-    generator = torch.Generator().manual_seed(0)
-    ours = [torch.randn(50, generator=generator), torch.zeros(50), torch.zeros(50), torch.zeros(())]
-    theirs = torch.nn.Parameter(ours[0].clone())
-    optimizer = torch.optim.Adam([theirs], lr=0.01, eps=1e-5)
-    for _ in range(20):
-        theirs.grad = torch.randn(50, generator=generator)
-        optimizer.step()
-        ours = adam(ours[0], theirs.grad, *ours[1:], torch.tensor(0.01, dtype=torch.float64), 1e-5)
-    torch.testing.assert_close(ours[0], theirs.data, rtol=0, atol=1e-6)
-
-
-def test_compiled_training_is_the_same_training() -> None:
-    """Rollout and update as programs: the same numbers up to rounding, early stop included."""
-    settings: dict[str, Any] = {
-        "num_steps": 8, "hidden": (8,), "learning_rate": 1e-2, "anneal_lr": True,
-        "ent_coef": 0.01, "clip_range_vf": 0.2, "target_kl": 0.01,
-    }  # fmt: skip
-    seen: dict[bool, list[dict[str, float]]] = {True: [], False: []}
-    agents, rollouts = {}, []
-    for compiled, metrics in seen.items():
-        agent = PPO(cartpole(4), seed=4, compile=compiled, **settings)
-        played = [(agent.collect()[0]._asdict(), agent.collector.tracker.state_dict())
-                  for _ in range(12)]  # fmt: skip
-        rollouts.append(played)
-        agent.learn(4 * 8 * 6, callback=lambda _, m, keep=metrics.append: keep(m))
-        agents[compiled] = agent
-    torch.testing.assert_close(*rollouts)
-    assert any(tracker["over"].any() for _, tracker in rollouts[0])
-    assert torch.allclose(agents[True].parameters, agents[False].parameters, atol=1e-5)
-    steps = [int(a.optimizer.state[a.parameters]["step"]) for a in agents.values()]
-    assert steps[0] == steps[1] < 6 * 16  # it did stop early
-    for ours, theirs in zip(*seen.values(), strict=True):
-        assert ours.pop("time/sps") and theirs.pop("time/sps")
-        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4, nan_ok=True)
-    # Where the program left off the plain loop goes on: the same environments, the same state.
-    carry = agents[False].envs.carry
-    assert torch.equal(agents[True].envs.carry.time, carry.time)
-    assert torch.equal(agents[True].collector.tracker.began, agents[False].collector.tracker.began)
-
-
-def test_compiled_update_on_environments_that_stay_outside() -> None:
-    """A wrapped environment is played as ever; masked policies of Dict observations compile."""
-    parameters = []
-    for compiled in (True, False):
-        envs = FunctionalVectorEnv(4, lambda device: Contextual("mask", device))
-        wrapped = rewardzoo.VectorRewardWrapper(envs, Leaky("none"))
-        agent = PPO(wrapped, num_steps=4, hidden=(8,), compile=compiled).learn(4 * 4 * 2)
-        parameters.append(agent.parameters)
-    assert torch.allclose(*parameters, atol=1e-5)
-
-
-def test_what_cannot_be_compiled_is_refused() -> None:
-    with pytest.raises(ValueError, match="recurrent='gru'"):
-        PPO(cartpole(4), compile=True, recurrent="gru")
-    with pytest.raises(ValueError, match="num_minibatches=3: expected a divisor of 32"):
-        PPO(cartpole(4), compile=True, num_steps=8, num_minibatches=3)
-
-
 # ---- saving ----------------------------------------------------------------------------------
 
 
@@ -530,81 +373,3 @@ def test_specified_return_and_objective_are_both_logged() -> None:
     agent = PPO(rewardzoo.VectorRewardWrapper(cartpole(), Twice()), num_steps=64)
     agent.learn(64 * 8, callback=lambda agent, metrics: seen.append(metrics))
     assert seen[0]["rollout/ep_return"] == 2 * seen[0]["rollout/ep_objective"] > 0
-
-
-# ---- device purity ---------------------------------------------------------------------------
-
-
-def one_iteration(device: str, **settings: Any) -> None:
-    agent = PPO(cartpole(4, device=device), num_steps=4, **settings)
-    rollout, _ = agent.collect()
-    agent.update(agent.prepare(rollout))
-
-
-class Leaky(RewardFunction):
-    """A reward function that does one of the things which stall or break a device."""
-
-    def __init__(self, leak: str) -> None:
-        self.leak = leak
-
-    def __call__(self, t: Transition) -> Tensor:
-        if self.leak == "item":
-            return t.reward * t.reward.sum().item()
-        if self.leak == "mask":
-            return t.reward + t.reward[t.reward > 0].sum()
-        if self.leak == "constant":
-            return t.reward + torch.ones(4)
-        return t.reward
-
-
-@pytest.mark.parametrize("settings", [{}, {"recurrent": "gru"}, {"normalize_observations": True}])
-def test_an_iteration_runs_on_the_meta_device(settings: dict[str, Any]) -> None:
-    """Reading a value, or adding a tensor of another device, raises there."""
-    one_iteration("meta", **settings)
-
-
-@pytest.mark.parametrize("leak", ["none", "item", "mask", "constant"])
-def test_the_meta_device_catches_leaks(leak: str) -> None:
-    envs = rewardzoo.VectorRewardWrapper(cartpole(4, device="meta"), Leaky(leak))
-    agent = PPO(envs, num_steps=4)
-    if leak == "none":
-        agent.update(agent.prepare(agent.collect()[0]))
-    else:
-        with pytest.raises((RuntimeError, NotImplementedError, ValueError)):
-            agent.update(agent.prepare(agent.collect()[0]))
-
-
-@pytest.mark.parametrize("leak", ["none", "constant"])
-def test_an_iteration_runs_on_fake_tensors_of_another_device(
-    leak: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Fake tensors also catch matrix products and indexing across devices."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    # Fake tensors hold no numbers, and moving one needs the real device's driver: build the
-    # network where it belongs.
-    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *args, **kwargs: module)
-    for name in ("orthogonal_", "uniform_", "kaiming_uniform_", "zeros_"):
-        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
-    with FakeTensorMode():
-        envs = rewardzoo.VectorRewardWrapper(cartpole(4, device="lazy:0"), Leaky(leak))
-        with torch.device("lazy:0"):
-            agent = PPO(envs, num_steps=4)
-        assert agent.parameters.device.type == "lazy"
-        if leak == "none":
-            agent.update(agent.prepare(agent.collect()[0]))
-        else:
-            with pytest.raises(RuntimeError, match="device"):
-                agent.collect()
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_an_iteration_on_cuda_never_synchronises() -> None:
-    agent = PPO(cartpole(64, device="cuda"), num_steps=16)
-    agent.learn(64 * 16)  # allocations and lazy initialisation
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        agent.update(agent.prepare(agent.collect()[0]))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -15,6 +15,7 @@ from rewardzoo.envs.expressivity import dynamics
 from rewardzoo.experiments import expressivity as e
 from rewardzoo.experiments.common import expressivity_certificates as certificates
 from rewardzoo.experiments.common import expressivity_tasks as tasks
+from rewardzoo.experiments.common.expressivity_diagram import MEMBERS, diagram
 from rewardzoo.jobs import Job, collect_results, run_job
 from rewardzoo.metrics.expressivity import (
     Model,
@@ -195,7 +196,7 @@ def everything_holds() -> tuple[dict[Any, float], dict[Any, certificates.Evidenc
 
 def test_the_diagram_follows_and_is_whole() -> None:
     agreement, evidence = everything_holds()
-    relations = {(r.first, r.second): r.says for r in tasks.diagram(agreement, evidence)}
+    relations = {(r.first, r.second): r.says for r in diagram(agreement, evidence)}
     assert len(relations) == 110 and "open" not in relations.values()
     assert sum(says == "expresses" for says in relations.values()) == 40
     for x in e.FIVE:
@@ -203,7 +204,7 @@ def test_the_diagram_follows_and_is_whole() -> None:
     # Inclusion is a partial order.
     for (x, y), says in relations.items():
         assert says == "does not" or relations[y, x] == "does not"
-        for z in tasks.MEMBERS:
+        for z in MEMBERS:
             if z not in (x, y) and says == "expresses" == relations[y, z]:
                 assert relations[x, z] == "expresses"
 
@@ -211,11 +212,11 @@ def test_the_diagram_follows_and_is_whole() -> None:
 def test_a_failed_computation_leaves_pairs_open_and_a_false_one_is_caught() -> None:
     agreement, evidence = everything_holds()
     evidence["in the long run", "ONMR"] = certificates.Evidence("curves", False, 0.0, "")
-    found = {(r.first, r.second): r.says for r in tasks.diagram(agreement, evidence)}
+    found = {(r.first, r.second): r.says for r in diagram(agreement, evidence)}
     assert found["ONMR", "LAR"] == "open" and found["RM", "LAR"] == "does not"
     evidence["ranking", "PO"] = certificates.Evidence("linear", True, 0.0, "")
     with pytest.raises(AssertionError, match="includes"):
-        tasks.diagram(agreement, evidence)
+        diagram(agreement, evidence)
 
 
 def test_constrained_optimum_of_the_shortcut() -> None:

@@ -46,3 +46,46 @@ def test_multipliers_wait_for_a_score_and_bad_arguments_are_refused():
     assert reward.update() == {} and not reward.multipliers.any()
     with pytest.raises(ValueError, match="kind='less'"):
         ConstrainedReward(paying(1.0), [0.0], "less")
+
+
+def test_multipliers_rise_below_the_threshold_and_turn_negative_above():
+    batch = pack([[2]] * 4, [[3, 1]] * 4)
+    low, high = (lambda b, x=x: torch.full((4,), x) for x in (0.0, 2.0))
+    reward = ConstrainedReward([low, high], [1.0, 1.0], "equality", learning_rate=0.5)
+    assert not reward(batch).any()
+    metrics = reward.update()
+    assert reward.multipliers[0] > 0 > reward.multipliers[1]
+    assert metrics["constraint/mean 1"] == 2.0
+    at_threshold = ConstrainedReward([high], [2.0], "inequality")
+    at_threshold(batch)
+    at_threshold.update()
+    assert at_threshold.multipliers[0] == 0.5
+    other = ConstrainedReward([low, high], [1.0, 1.0], "equality")
+    other.load_state_dict(reward.state_dict())
+    assert torch.equal(other.multipliers, reward.multipliers)
+    with pytest.raises(ValueError, match="1 of them for 2"):
+        ConstrainedReward([low, high], [1.0])
+
+
+@pytest.mark.parametrize("threshold", [1.0, -0.5])
+def test_a_multiplier_converges_to_the_dual_of_the_constrained_problem(threshold):
+    """One state, ten responses, a KL penalty of 1: the best policy tilts by the multiplier."""
+    r = torch.randn(10, generator=torch.Generator().manual_seed(0))
+    r = (r - r.mean()) / r.std()
+
+    def mean_at(multiplier):
+        return torch.softmax(multiplier * r, 0) @ r
+
+    low, high = -3.0, 3.0  # the mean rises with the multiplier
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean_at(middle) < threshold else (low, middle)
+    scale = 4.0  # of the component, so that multipliers within (-1, 1) are enough
+    reward = ConstrainedReward(
+        [lambda batch: scale * mean_at(scale * reward.multipliers).reshape(1)], [scale * threshold]
+    )
+    for _ in range(300):
+        reward(None)
+        reward.update()
+    assert float(scale * reward.multipliers) == pytest.approx(low, abs=1e-3)
+    assert float(mean_at(scale * reward.multipliers)) == pytest.approx(threshold, abs=1e-3)
