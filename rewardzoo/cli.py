@@ -436,7 +436,10 @@ def _failed(name: str, error: Exception) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    if isinstance(error, (LookupError, AttributeError, NameError, ArithmeticError, AssertionError)):
+        return f"{type(error).__name__}: {text} (rewardzoo --debug shows where)"  # not for people
+    return text or type(error).__name__
 
 
 def _complain(text: str) -> None:

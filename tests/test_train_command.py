@@ -244,3 +244,43 @@ def test_a_second_interrupt_says_that_nothing_was_saved(
     assert ("nothing was saved yet" in said) != saved_before
     assert (tmp_path / "checkpoint.pt").is_file() == saved_before
     assert not list(tmp_path.glob(".checkpoint*"))
+
+
+# ---- what a plugin does wrong ------------------------------------------------------------------
+
+PLUGIN = '''"""Reward functions that look for what is not there."""
+from rewardzoo import RewardFunction, register_reward
+
+@register_reward("misspelt")
+class Misspelt(RewardFunction):
+    """Reads what no environment says."""
+    def __call__(self, t):
+        return t.info["sofaa"]
+
+@register_reward("early")
+class Early(RewardFunction):
+    """The same, before the first step."""
+    def bind(self, num_envs, device, spaces):
+        {}["sofaa"]
+'''
+
+
+@pytest.mark.parametrize(
+    ("reward", "code", "message"),
+    [
+        (
+            "misspelt",
+            2,
+            "error: reward function misspelt: KeyError: 'sofaa' (mine.py, line 8); inf",
+        ),
+        ("early", 1, "error: KeyError: 'sofaa' (rewardzoo --debug shows where)"),
+    ],
+)
+def test_an_error_of_a_plugin_is_one_line_that_says_what_it_is(
+    cli: Any, tmp_path: Path, reward: str, code: int, message: str
+) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(PLUGIN)
+    done = cli("--plugin", plugin, *command(tmp_path / "out", "--reward", reward))
+    assert (done.code, done.err.count("\n")) == (code, 1)
+    assert done.err.startswith(message)

@@ -23,7 +23,8 @@ from gymnasium import spaces
 from ..base_policy import BasePolicy
 from ..functional import FuncEnv
 from ..random import Rng
-from ..rewards.base import RewardFunction, Spaces, pay
+from ..rewards.base import RewardFunction, Spaces
+from ..rewards.pay import pay
 from ..transition import Transition
 from .epic import dard_distance, epic_distance
 from .planning import Array, check_model, expected

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -313,76 +312,5 @@ def discount(gamma: Any) -> float | str:
     return number("gamma", gamma, 0.0, 1.0, "the agent's discount, or 'agent'")
 
 
-_FLOAT32 = np.dtype(np.float32)
-
-
 class RewardError(ValueError):
-    """A reward function returned something that cannot be paid."""
-
-
-def pay(fn: RewardFunction, transition: Transition, all_valid: bool = False) -> Any:
-    """Call ``fn`` and check what it returns; dead rows are paid 0.
-
-    Args:
-        fn: the reward function.
-        transition: the step.
-        all_valid: it is known that no row is dead.
-
-    Raises:
-        RewardError: for a wrong type, shape or device, or, on the CPU, a non-finite number, with
-            the term's name and the row. (On other devices ``unpayable`` finds non-finite numbers
-            without waiting for the device.)
-    """
-    reward: Any = fn(transition)
-    valid: Any = transition.valid
-    kind = type(valid)
-    if not isinstance(reward, kind):
-        raise RewardError(
-            f"reward function {fn.name}: returned {type(reward).__name__}, expected "
-            f"{'an array' if kind is np.ndarray else 'a tensor'} of one number a row"
-        )
-    if reward.shape != valid.shape:
-        raise RewardError(
-            f"reward function {fn.name}: returned shape {tuple(reward.shape)}, "
-            f"expected {tuple(valid.shape)}, one number a row"
-        )
-    if kind is np.ndarray:
-        if reward.dtype is not _FLOAT32:
-            reward = reward.astype(np.float32)
-    else:
-        if reward.device != valid.device:
-            raise RewardError(
-                f"reward function {fn.name}: returned a tensor on {reward.device}, "
-                f"expected {valid.device}; create tensors with device=transition.reward.device"
-            )
-        if reward.dtype is not torch.float32:
-            reward = reward.to(torch.float32)
-    if not all_valid:
-        where: Any = np.where if kind is np.ndarray else torch.where
-        reward = where(valid, reward, 0.0)
-    # The sum of squares is finite unless a row is not, or it overflows: one look for all rows.
-    if kind is np.ndarray or valid.device.type == "cpu":
-        if not math.isfinite(reward.dot(reward)):
-            bad = unpayable(torch.as_tensor(reward))
-            if bool(bad.any()):
-                raise RewardError(_describe(fn, reward, bad, transition.episode_step))
-    return reward
-
-
-def unpayable(reward: Tensor) -> Tensor:
-    """(N,) bool, rows whose reward is not finite."""
-    return torch.isfinite(reward).logical_not()
-
-
-def _describe(fn: RewardFunction, reward: Any, bad: Tensor, episode_step: Any) -> str:
-    row = int(bad.nonzero()[0, 0])
-    name, value = fn.name, reward
-    for term, paid in fn.terms().items():
-        if not math.isfinite(float(paid[row])):
-            name, value = term, paid
-            break
-    amount = float(value[row])
-    return (
-        f"reward function {name}: paid {amount} in row {row}, expected a finite number (at step "
-        f"{int(episode_step[row])} of its episode, counted from 0)"
-    )
+    """A reward function failed, or returned something that cannot be paid."""

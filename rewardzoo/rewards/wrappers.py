@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ..autoreset import StepTracker
 from ..transition import Transition, to_numpy, to_torch, zeroed
-from .base import RewardError, RewardFunction, Spaces, pay, unpayable
+from .base import RewardError, RewardFunction, Spaces
+from .pay import pay, unpayable
 
 _CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import rewardzoo
 from rewardzoo.agents.ppo import PPO
-from rewardzoo.rewards.base import RewardFunction
+from rewardzoo.rewards.base import RewardError, RewardFunction
 from rewardzoo.transition import Transition
 
 CARTPOLE = "rewardzoo/CartPole-v0"
@@ -80,7 +80,7 @@ def test_an_iteration_runs_on_fake_tensors_of_another_device(
         if leak == "none":
             agent.update(agent.prepare(agent.collect()[0]))
         else:
-            with pytest.raises(RuntimeError, match="device"):
+            with pytest.raises(RewardError, match="device"):
                 agent.collect()
 
 

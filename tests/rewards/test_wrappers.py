@@ -299,6 +299,31 @@ def test_wrong_reward_raises_one_line_that_names_it(make, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda t: t.info["sofaa"], "KeyError: 'sofaa' .*; info has seen; obs has n, x$"),
+        (lambda t: t.obs["y"], "KeyError: 'y' .*; obs has n, x$"),
+        (lambda t: t.rewards, "AttributeError: .*rewards"),
+        (lambda t: t.reward + torch.zeros(3), "RuntimeError: The size of tensor"),
+        (lambda t: torch.nn.functional.one_hot(t.reward), "RuntimeError: .*LongTensor"),
+    ],
+)
+def test_a_reward_function_s_own_error_names_it_and_its_line(make, message):
+    """Also inside a sum, and never with what only measuring may read."""
+    envs = scripted_envs(2, AutoresetMode.SAME_STEP, observation="dict")
+    step = envs.step
+    envs.step = lambda actions: (*step(actions)[:4], {"seen": np.ones(2), "objective": np.ones(2)})
+    envs = VectorRewardWrapper(envs, 2.0 * Wrong(make))
+    envs.reset(seed=0)
+    line = make.__code__.co_firstlineno
+    with pytest.raises(RewardError, match=message) as caught:
+        envs.step([0, 0])
+    assert f"(test_wrappers.py, line {line})" in str(caught.value)
+    assert "wrong: " in str(caught.value) and "\n" not in str(caught.value)
+    assert "objective" not in str(caught.value) and caught.value.__cause__ is not None
+
+
 def test_non_finite_term_of_a_sum_is_named():
     fn = env_reward + Wrong(lambda t: t.reward * float("inf"))
     envs = VectorRewardWrapper(scripted_envs(2, AutoresetMode.SAME_STEP), fn)
