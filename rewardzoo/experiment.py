@@ -135,6 +135,17 @@ class Claim:
     sentence: str
     check: Callable[[Results], Verdict]
 
+    def judge(self, results: Results) -> Verdict:
+        """What the check says.
+
+        Raises:
+            TypeError: if that is no verdict.
+        """
+        found: Any = self.check(results)
+        if not isinstance(found, Verdict):
+            raise TypeError(f"the check returned {type(found).__name__}, expected a Verdict")
+        return found
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -199,7 +210,7 @@ class Experiment:
 
 def judge(experiment: Experiment, results: Results) -> list[Verdict]:
     """The verdicts, with p values corrected for the number of claims (Holm)."""
-    return corrected([claim.check(results) for claim in experiment.claims])
+    return corrected([claim.judge(results) for claim in experiment.claims])
 
 
 def corrected(verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -29,7 +29,7 @@ def judge_finished(
     verdicts, reasons = [], {}
     for claim in experiment.claims:
         try:
-            verdicts.append(claim.check(_seen(experiment, results)))
+            verdicts.append(claim.judge(_seen(experiment, results)))
         except Exception as error:  # whatever one raises, the others are worth having
             reasons[claim.sentence] = reason = f"{type(error).__name__}: {error}"
             verdicts.append(_unjudged(claim, reason))
@@ -55,6 +55,8 @@ class _Some:
         raise ValueError(f"no finished run of {', '.join(self._missing)}")
 
     def __getitem__(self, label: str) -> ArmResult:
+        if label in self._missing:
+            raise ValueError(f"no finished run of {label}")
         return self._results[label]
 
     def __getattr__(self, name: str) -> Any:

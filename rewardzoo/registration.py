@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -221,7 +222,7 @@ def load_plugin(path: str | Path) -> None:
     """Run a Python file, so that the decorators in it register what it defines.
 
     Raises:
-        ValueError: if there is no such file.
+        ValueError: if there is no such file, or what it raises, with its line.
     """
     file = Path(path).resolve()
     if not file.is_file():
@@ -232,7 +233,14 @@ def load_plugin(path: str | Path) -> None:
         raise ValueError(f"plugin {str(path)!r}: expected a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename) == file]
+        where = f", line {lines[-1]}" if lines else ""  # a syntax error says it by itself
+        raise ValueError(f"plugin {str(path)!r}{where}: {type(error).__name__}: {error}") from error
 
 
 def _source(entry: Any) -> str:

@@ -137,3 +137,20 @@ def test_a_plugin_registers_what_it_defines(tmp_path: Path) -> None:
     text.write_text("hello")
     with pytest.raises(ValueError, match="expected a Python file"):
         load_plugin(text)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import torch\ntorch.nothing\n", "wrong.py', line 2: AttributeError: .*nothing"),
+        ("import no_such_package\n", "wrong.py', line 1: ModuleNotFoundError: .*no_such_package"),
+        ("x = (1,\n", r"wrong.py': SyntaxError: .*\(wrong.py, line 1\)"),
+        ("def f():\n    raise OSError('gone')\n\nf()\n", "wrong.py', line 2: OSError: gone"),
+    ],
+)
+def test_an_error_of_a_plugin_says_its_line(tmp_path: Path, code: str, message: str) -> None:
+    file = tmp_path / "wrong.py"
+    file.write_text(code)
+    with pytest.raises(ValueError, match=message):
+        load_plugin(file)
+    assert "rewardzoo_plugin_wrong" not in sys.modules

@@ -57,6 +57,14 @@ def of_all(results: Results) -> Verdict:
     )
 
 
+def of_three(results: Results) -> Verdict:
+    return verdict("holds" if results["three"].final["value"].min() > 0.0 else "fails")
+
+
+def undecided(results: Results) -> Any:
+    """Forgets to return."""
+
+
 def broken(results: Results) -> Verdict:
     raise KeyError("no such thing")
 
@@ -102,7 +110,7 @@ def words(text: str) -> str:
 def test_of_failed_runs_what_finished_is_reported_and_the_rest_is_named(
     quick: None, cli: Any, tmp_path: Path
 ) -> None:
-    made("part", [paired, of_one, of_all], two=[3], three=[3, 4])
+    made("part", [paired, of_one, of_all, of_three], two=[3], three=[3, 4])
     done = cli("run", "part", "--out", tmp_path)
     assert done.code == 1 and "3 of 6 runs failed: two, seed 3, three, seed 3: Run" in words(
         done.err
@@ -112,9 +120,14 @@ def test_of_failed_runs_what_finished_is_reported_and_the_rest_is_named(
     results, verdicts = read_json(folder / "results.json")
     assert {arm.label: arm.seeds for arm in results.arms} == {"one": [3, 4], "two": [4]}
     assert results.provenance["not finished"] == "two, seed 3; three, seed 3; three, seed 4"
-    assert [v.outcome for v in verdicts] == ["holds", "holds", "inconclusive"]
-    assert "no finished run of three" in verdicts[2].detail
-    assert [v.p_adjusted for v in verdicts] == [0.04, 0.04, None]  # Holm's, over the two tests
+    assert [v.outcome for v in verdicts] == ["holds", "holds", "inconclusive", "inconclusive"]
+    assert all("no finished run of three" in v.detail for v in verdicts[2:])
+    assert [v.p_adjusted for v in verdicts] == [
+        0.04,
+        0.04,
+        None,
+        None,
+    ]  # Holm's, over the two tests
     assert "three, seed 3" in (folder / "report.html").read_text()
     assert "About part" in done.out and "report:" in done.out
 
@@ -143,12 +156,15 @@ def test_claims_compare_the_seeds_that_all_arms_have(quick: None, tmp_path: Path
 def test_a_claim_that_raises_is_told_and_the_others_are_judged(
     quick: None, cli: Any, tmp_path: Path
 ) -> None:
-    made("claims", [broken, of_all])
+    made("claims", [broken, of_all, undecided])
     done = cli("run", "claims", "--out", tmp_path)
     assert done.code == 1
-    assert "1 of 2 claims not judged: broken: KeyError: 'no such thing'" in words(done.err)
+    assert "2 of 3 claims not judged: broken: KeyError: 'no such thing'" in words(done.err)
+    assert "undecided: TypeError: the check returned NoneType, expected a Verdict" in words(
+        done.err
+    )
     _, verdicts = read_json(tmp_path / "claims/quick/results.json")
-    assert [v.outcome for v in verdicts] == ["inconclusive", "holds"]
+    assert [v.outcome for v in verdicts] == ["inconclusive", "holds", "inconclusive"]
     assert verdicts[0].claim == "broken" and "could not be judged: KeyError" in verdicts[0].detail
     assert (tmp_path / "claims/quick/report.html").is_file()
 
@@ -230,7 +246,7 @@ def test_all_survives_whatever_one_experiment_raises(
     done = cli("run", "--all", "--out", tmp_path)
     assert done.code == 1
     assert "error: 3 of 4 failed: a_first, b_second, c_third" in words(done.err)
-    for line in ("a_first: 1 of 1 claims not judged", "b_second: a page that", "c_third: 2 of 6"):
+    for line in ("a_first: 1 of 1 claims not judged", "b_second: AttributeError: a page that", "c_third: 2 of 6"):
         assert line in words(done.err)
     assert "Traceback" not in done.err
     for name in ("a_first", "b_second", "c_third", "d_fourth"):
