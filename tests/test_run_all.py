@@ -246,7 +246,11 @@ def test_all_survives_whatever_one_experiment_raises(
     done = cli("run", "--all", "--out", tmp_path)
     assert done.code == 1
     assert "error: 3 of 4 failed: a_first, b_second, c_third" in words(done.err)
-    for line in ("a_first: 1 of 1 claims not judged", "b_second: AttributeError: a page that", "c_third: 2 of 6"):
+    for line in (
+        "a_first: 1 of 1 claims not judged",
+        "b_second: AttributeError: a page that",
+        "c_third: 2 of 6",
+    ):
         assert line in words(done.err)
     assert "Traceback" not in done.err
     for name in ("a_first", "b_second", "c_third", "d_fourth"):
