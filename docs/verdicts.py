@@ -42,6 +42,10 @@ negative ones too. ✓ holds, ✗ fails, ? is open: the interval lies on both si
 
 `rewardzoo run --all` runs all {count} and prints a scoreboard. These runs, many of them on a busy
 machine, took {hours:.0f} hours of one core together.
+
+On the same processor numbers repeat to the bit. Processors round differently, and long training
+magnifies that: on another one runs end elsewhere, as with other seeds, and a claim near its bar may
+come out otherwise. So every chapter names its own.
 """
 GLYPHS = dict(zip(OUTCOMES, ("✓", "✗", "?"), strict=True))
 
@@ -118,7 +122,7 @@ def results_page() -> str:
         lines += [
             f"## {name}\n",
             f"{results.title}. `rewardzoo run {name}`, {ran.get('date', '')}, revision "
-            f"{ran.get('rewardzoo', '').partition(' ')[2]}.\n",
+            f"{ran.get('rewardzoo', '').partition(' ')[2]}, on {ran.get('hardware', '')}.\n",
             "| | claim | found |",
             "|---|---|---|",
             *(f"| {' | '.join(map(_cell, _row(v)))} |" for v in verdicts),
