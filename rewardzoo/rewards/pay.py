@@ -94,7 +94,8 @@ def _failure(fn: RewardFunction, error: Exception, transition: Transition) -> st
 
 def _names(of: Mapping[str, Any]) -> str:
     """What a reward function may read: no masks, and never the objective."""
-    return ", ".join(sorted(k for k in of if k[0] != "_" and k != "objective")) or "nothing"
+    names = sorted(name for name in of if not name.startswith("_") and name != "objective")
+    return ", ".join(names) or "nothing"
 
 
 def _describe(fn: RewardFunction, reward: Any, bad: Tensor, episode_step: Any) -> str:
