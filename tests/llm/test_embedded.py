@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -103,11 +104,12 @@ def test_client_server_and_annotator_with_the_real_model(model, tmp_path):
 
 
 def test_the_embedded_judge_takes_the_models_leaning_off(model):
+    """Where .5 lies is what messages without content say; processors differ by some hundredths."""
     judge = EmbeddedJudge(Task(), model)
     scores = dict(judge.judge([KILL, WALL]))
-    assert scores[KILL] > 0.5 > scores[WALL]
-    empty = [judge.score(text) for text in Task().empty]
-    assert min(empty) < 0.5 < max(empty)
+    assert scores[KILL] > 0.6 and scores[KILL] > scores[WALL] + 0.2
+    odds = [math.log(p / (1 - p)) for p in map(judge.score, Task().empty)]
+    assert min(odds) < -0.1 and sum(odds) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_the_command_serves_until_it_is_interrupted():
