@@ -43,9 +43,9 @@ negative ones too. ✓ holds, ✗ fails, ? is open: the interval lies on both si
 `rewardzoo run --all` runs all {count} and prints a scoreboard. These runs, many of them on a busy
 machine, took {hours:.0f} hours of one core together.
 
-On the same processor numbers repeat to the bit. Processors round differently, and long training
-magnifies that: on another one runs end elsewhere, as with other seeds, and a claim near its bar may
-come out otherwise. So every chapter names its own.
+On the same kind of processor numbers repeat to the bit. Others round differently, by their vector
+instructions (AVX2, AVX512) too, and long training magnifies that: there runs end elsewhere, as with
+other seeds, and a claim near its bar may come out otherwise. So every chapter names its own.
 """
 GLYPHS = dict(zip(OUTCOMES, ("✓", "✗", "?"), strict=True))
 

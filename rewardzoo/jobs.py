@@ -346,13 +346,14 @@ def provenance(device: str) -> dict[str, str]:
     except (OSError, subprocess.TimeoutExpired):
         revision = ""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    instructions = torch.backends.cpu.get_cpu_capability()  # they round differently: AVX2, AVX512
     return {
         "rewardzoo": f"{__version__} {revision}".strip(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "gymnasium": gymnasium.__version__,
         "numpy": np.__version__,
-        "hardware": f"{name}, {os.cpu_count()} cores",
+        "hardware": f"{name}, {os.cpu_count()} cores, {instructions}",
         "date": time.strftime("%Y-%m-%d"),
     }
 
