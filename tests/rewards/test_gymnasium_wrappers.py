@@ -7,10 +7,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from rewardzoo import RewardFunction, VectorRewardWrapper
-from rewardzoo.rewards import (
-    Normalise,
-    env_reward,
-)
+from rewardzoo.rewards import Normalise, env_reward
 from rewardzoo.testing.scripted import ScriptedEnv, scripted_envs
 
 

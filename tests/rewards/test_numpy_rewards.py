@@ -9,12 +9,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from rewardzoo import RewardFunction, RewardWrapper, VectorRewardWrapper
-from rewardzoo.rewards import (
-    Clip,
-    Potential,
-    RewardError,
-    env_reward,
-)
+from rewardzoo.rewards import Clip, Potential, RewardError, env_reward
 from rewardzoo.rewards.base import Spaces
 
 

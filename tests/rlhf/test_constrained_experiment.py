@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from rewardzoo.experiments import (
-    rlhf_constrained,
-)
-from rewardzoo.experiments.common.rlhf import (
-    laboratory,
-)
+from rewardzoo.experiments import rlhf_constrained
+from rewardzoo.experiments.common.rlhf import laboratory
 
 from .made_up import NOISE, results
 

@@ -7,15 +7,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure as Canvas
 
-from rewardzoo.experiments import (
-    rlhf_daa_scaling,
-    rlhf_simpo_vpo_rpo,
-)
-from rewardzoo.experiments.common.rlhf import (
-    at_kl,
-    draw_fit,
-    draw_kl,
-)
+from rewardzoo.experiments import rlhf_daa_scaling, rlhf_simpo_vpo_rpo
+from rewardzoo.experiments.common.rlhf import at_kl, draw_fit, draw_kl
 from rewardzoo.rlhf.losses import Scores, dpo
 
 from .made_up import results

@@ -8,13 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from rewardzoo.experiments import (
-    rlhf_ensembles_sweep,
-    rlhf_overoptimisation_ensembles,
-)
-from rewardzoo.experiments.common.rlhf import (
-    laboratory,
-)
+from rewardzoo.experiments import rlhf_ensembles_sweep, rlhf_overoptimisation_ensembles
+from rewardzoo.experiments.common.rlhf import laboratory
 
 from .made_up import NOISE, results
 

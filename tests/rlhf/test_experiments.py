@@ -19,12 +19,7 @@ from rewardzoo.experiments import (
     rlhf_reward_model_treatments,
     rlhf_simpo_vpo_rpo,
 )
-from rewardzoo.experiments.common.rlhf import (
-    align,
-    every_seed,
-    exceeds,
-    laboratory,
-)
+from rewardzoo.experiments.common.rlhf import align, every_seed, exceeds, laboratory
 from rewardzoo.jobs import Job, run_job
 from rewardzoo.rlhf.evaluation import auroc
 from rewardzoo.rlhf.offline import OfflineTrainer

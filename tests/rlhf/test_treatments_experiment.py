@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from rewardzoo.experiments import (
-    rlhf_reward_model_treatments,
-)
-from rewardzoo.experiments.common.rlhf import (
-    laboratory,
-)
+from rewardzoo.experiments import rlhf_reward_model_treatments
+from rewardzoo.experiments.common.rlhf import laboratory
 from rewardzoo.rlhf.evaluation import contrast_consistency
 
 from .made_up import NOISE, results
